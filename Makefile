@@ -1,0 +1,48 @@
+# Everything a developer does; each target sets up what it needs and works offline once that is done.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := src
+
+.PHONY: run test lint types docs docs-check metrics-check bench lock clean
+.DEFAULT_GOAL := run
+
+# pip retries by itself; the stamp is written only when everything is in place.
+$(VENV)/run.stamp: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpumon needs Python 3.11 or newer; $(PYTHON) is older. Set PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --require-hashes -r requirements-dev.lock
+	@touch $@
+
+run: $(VENV)/run.stamp  ## serve this machine's GPUs, or a simulated node where there are none
+	$(BIN)/python -m gpumon run --simulate auto
+
+test: $(VENV)/dev.stamp  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+docs: $(VENV)/dev.stamp  ## write the generated files anew
+	$(BIN)/python -m gpumon docs
+
+docs-check: $(VENV)/dev.stamp  ## fail when a generated file is stale
+	$(BIN)/python -m gpumon docs --check
+
+bench: $(VENV)/dev.stamp  ## measure; prints a table and writes bench/results.json
+	$(BIN)/python bench/run.py
+
+lock: $(VENV)/dev.stamp  ## resolve the dependencies anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group dev pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache bench/.tools

@@ -1,0 +1,5 @@
+"""Run gpumon with `python -m gpumon`."""
+
+from gpumon.cli import main
+
+main()

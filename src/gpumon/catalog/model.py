@@ -1,0 +1,250 @@
+"""The words every metric is declared in: where a reading comes from, what it is, and which entity it belongs to.
+
+Imports only the standard library, so that sinks, tools and docs can use the catalogue without a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Cadence(Enum):
+    """How often a reading is made."""
+
+    ONCE = "once"  # identity and limits: when the device is opened
+    SLOW = "slow"  # things that change by the hour, or cost more: every `gpu.slow_interval_secs`
+    TICK = "tick"  # everything else
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One NVML function and the number taken from its answer.
+
+    `args` follow the handle; a string is the name of an NVML constant, or of an instance parameter such as `link`.
+    `pick` is the attribute or the position of the number in the answer; `bits` is (shift, mask) applied to it.
+    `map` turns coded answers into values; a code it lacks is no reading.
+    """
+
+    function: str
+    args: tuple[str | int, ...] = ()
+    pick: str | int | None = None
+    scale: float = 1.0
+    bits: tuple[int, int] | None = None
+    map: Mapping[int, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value of nvmlDeviceGetFieldValues; all of a device's fields are read by one call.
+
+    `scope` is the field's scopeId: a number, or the name of an instance parameter such as `link`.
+    """
+
+    id: str
+    scope: str | int = 0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gpm:
+    """One metric of the GPU performance monitor (Hopper and newer), averaged between two of gpumon's samples."""
+
+    id: str
+    scale: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A value gpumon works out; `how` names the function in `gpumon.gpu.computed`, `note` says what it rests on.
+
+    `estimated` marks a stand-in for a measurement; the reading says so by `gpumon_gpu_reading_supported`.
+    """
+
+    how: str
+    note: str
+    estimated: bool = False
+
+
+Source = Call | Field | Gpm | Computed
+
+
+@dataclass(frozen=True, slots=True)
+class Otel:
+    """A reading's place in OpenTelemetry's semantic conventions; without one its name is derived."""
+
+    name: str
+    unit: str | None = None
+    scale: float = 1.0
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+# Unit by the last word of a name (DESIGN: base units, unit last), as UCUM for OpenTelemetry.
+UNITS = {
+    "percent": "%",
+    "ratio": "1",
+    "bytes": "By",
+    "celsius": "Cel",
+    "watts": "W",
+    "joules": "J",
+    "hertz": "Hz",
+    "seconds": "s",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One declared measured value, and everything that follows from it.
+
+    `sources` are tried in order: the first that the device supports is used.
+    A reading with `labels` has one value per key of `values`, each with its own sources.
+    `limits` are the lowest and highest believable value; what lies outside was no reading.
+    `column` is the storage column where it differs from the derived one.
+    """
+
+    name: str
+    help: str
+    sources: tuple[Source, ...] = ()
+    labels: tuple[str, ...] = ()
+    values: Mapping[tuple[str, ...], tuple[Source, ...]] = field(default_factory=dict)
+    cadence: Cadence = Cadence.TICK
+    limits: tuple[float, float] | None = None
+    otel: Otel | None = None
+    column: str | None = None
+
+    @property
+    def counter(self) -> bool:
+        """Say whether the value only grows (until its source starts anew)."""
+        return self.name.endswith("_total")
+
+    @property
+    def unit(self) -> str | None:
+        """Give the unit that ends the name (`bytes`, `celsius` …), or None for a plain number."""
+        last = self.name.removesuffix("_total").rsplit("_", 1)[-1]
+        return last if last in UNITS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One label of an entity; `sources` say how an identity label of a device is read."""
+
+    name: str
+    help: str
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One value of an entity: a reading, or one labelled value of it."""
+
+    reading: Reading
+    key: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+    @property
+    def name(self) -> str:
+        """Give the column's name, unique in its entity: the reading's, with label values before the unit."""
+        if self.reading.column and not self.key:
+            return self.reading.column
+        return _insert_before_unit(self.reading, self.key)
+
+
+def _insert_before_unit(reading: Reading, key: tuple[str, ...]) -> str:
+    if not key:
+        return reading.name
+    total = "_total" if reading.counter else ""
+    stem = reading.name.removesuffix("_total")
+    unit = f"_{reading.unit}" if reading.unit else ""
+    return "_".join((stem.removesuffix(unit), *key)) + unit + total
+
+
+class EntityKind:
+    """A kind of thing that has readings: its labels, its readings, and the columns that follow from them.
+
+    `prefix` stands between `gpumon_` and a reading's name; None leaves the name bare (names that are standard elsewhere).
+    `parameter` names the instance parameter for a part of a device of which there are many (a link, a fan);
+    its value is the label of the same name.
+    `table` is the storage table; None is not stored.
+    """
+
+    __slots__ = ("columns", "help", "index", "labels", "name", "parameter", "prefix", "readings", "table")
+
+    def __init__(
+        self,
+        name: str,
+        help: str,  # noqa: A002 - the field's own word
+        *,
+        labels: tuple[Label, ...] = (),
+        readings: tuple[Reading, ...],
+        prefix: str | None = "",
+        parameter: str | None = None,
+        table: str | None = None,
+    ) -> None:
+        self.name = name
+        self.help = help
+        self.labels = labels
+        self.readings = readings
+        self.prefix = prefix
+        self.parameter = parameter
+        self.table = table
+        self.columns = tuple(_columns(readings))
+        self.index = {column.name: i for i, column in enumerate(self.columns)}
+
+    def __repr__(self) -> str:
+        return f"EntityKind({self.name!r})"
+
+    def metric(self, reading: Reading) -> str:
+        """Give the full metric name of one of this kind's readings."""
+        if self.prefix is None:
+            return reading.name
+        return "_".join(part for part in ("gpumon", self.prefix, reading.name) if part)
+
+
+def _columns(readings: tuple[Reading, ...]) -> Iterator[Column]:
+    for reading in readings:
+        if reading.labels:
+            for key, sources in reading.values.items():
+                yield Column(reading, key, sources)
+        else:
+            yield Column(reading, (), reading.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One thing as it was at one moment: label values and reading values in the order its kind declares them.
+
+    A value of None could not be read.
+    """
+
+    kind: EntityKind
+    labels: tuple[str, ...]
+    values: tuple[float | None, ...]
+
+    def __getitem__(self, column: str) -> float | None:
+        """Give the value of a column by name; KeyError names a column the kind does not have."""
+        return self.values[self.kind.index[column]]
+
+    def label(self, name: str) -> str:
+        """Give the value of a label by name; KeyError names a label the kind does not have."""
+        for label, value in zip(self.kind.labels, self.labels, strict=True):
+            if label.name == name:
+                return value
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything known at one moment; immutable, and the only thing that travels from sources to sinks.
+
+    `time` is Unix seconds of the tick, `monotonic` the same moment on the monotonic clock, `number` counts ticks from 1.
+    """
+
+    time: float
+    monotonic: float
+    number: int
+    entities: tuple[Entity, ...]
+
+    def of(self, kind: EntityKind) -> tuple[Entity, ...]:
+        """Give the entities of one kind, in the order of their labels."""
+        return tuple(entity for entity in self.entities if entity.kind is kind)

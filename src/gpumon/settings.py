@@ -1,0 +1,117 @@
+"""The settings tree: every option with its help, its default and what is allowed.
+
+`docs/configuration.md`, `config.example.toml` and the chart's schema are generated from this tree.
+Reading it from files and the environment is in `gpumon.load`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the field's own word
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    reserved: bool = False,
+) -> Any:
+    """Declare one option of a section: a dataclass field with everything about it in its metadata.
+
+    `reserved` marks a key whose name is fixed but which does nothing yet.
+    """
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "reserved": reserved}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The daemon itself."""
+
+    poll_interval_secs: float = option(2.0, "Seconds between two readings of the GPUs.", minimum=0.25, maximum=300)
+    data_dir: str = option("~/.local/share/gpumon", "Folder for what gpumon keeps. The image sets it to /data.")
+    log_level: str = option("info", "Least important log lines to write.", choices=("debug", "info", "warning", "error"))
+    log_format: str = option(
+        "auto",
+        'Form of log lines; "auto" is readable text on a terminal and one JSON object per line elsewhere.',
+        choices=("auto", "text", "json"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """Reading the GPUs."""
+
+    enable_nvml: bool = option(True, "Read GPUs through NVIDIA's management library.")
+    fallback_to_nvidia_smi: bool = option(False, "Read GPUs by nvidia-smi when the library cannot be loaded.")
+    nvidia_smi_path: str = option("nvidia-smi", "Command or path of nvidia-smi.")
+    slow_interval_secs: float = option(
+        30.0,
+        "Seconds between two readings of what changes slowly: limits, thresholds, ECC, remapped rows, link states.",
+        minimum=1,
+        maximum=3600,
+    )
+    retry_interval_secs: float = option(
+        30.0, "Seconds between two looks for a driver, for new GPUs and for changed MIG devices.", minimum=1, maximum=3600
+    )
+    hung_limit_secs: float = option(
+        300.0,
+        "Seconds a driver call may hang before /healthz fails, so that an orchestrator restarts gpumon.",
+        minimum=10,
+        maximum=86400,
+    )
+    read_kernel_log: bool = option(True, "Take XID errors from /dev/kmsg as well, where it can be read.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ollama:
+    """Watching Ollama."""
+
+    enabled: bool = option(True, "Watch Ollama.", reserved=True)
+    api_port: int = option(11434, "Port of Ollama on this machine.", minimum=1, maximum=65535, reserved=True)
+    api_url: str = option("", "Base URL of Ollama; empty is this machine at api_port.", reserved=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """History on disk."""
+
+    retention_days: float = option(7.0, "Days kept in SQLite.", minimum=0.04, maximum=3650, reserved=True)
+    enable_parquet_archival: bool = option(True, "Move older rows to Parquet instead of deleting them.", reserved=True)
+    archive_dir: str = option("", "Folder of the Parquet archive; empty is archive/ in service.data_dir.", reserved=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """Telling others."""
+
+    enable_prometheus: bool = option(True, "Serve /metrics, /healthz and /readyz.")
+    metrics_address: str = option("0.0.0.0", "Address the metrics port listens on.")  # noqa: S104 - what scrapers need
+    metrics_port: int = option(9090, "Port of /metrics, /healthz and /readyz.", minimum=1, maximum=65535)
+    web_config_file: str = option("", "TLS and basic auth of the metrics port, in Prometheus's web-config format.")
+    enable_opentelemetry: bool = option(True, "Push metrics by OTLP once otlp_endpoint is set.", reserved=True)
+    otlp_endpoint: str = option("", "Address of an OpenTelemetry collector, as in http://collector:4317.", reserved=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alerts:
+    """Alerts gpumon raises by itself."""
+
+    temp_threshold_celsius: float = option(85.0, "GPU temperature to warn at.", minimum=0, maximum=150, reserved=True)
+    memory_threshold_percent: float = option(90.0, "Memory use to warn at.", minimum=0, maximum=100, reserved=True)
+    enable_desktop_notifications: bool = option(False, "Show alerts on the desktop.", reserved=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, one attribute per section."""
+
+    service: Service = field(default_factory=Service)
+    gpu: Gpu = field(default_factory=Gpu)
+    ollama: Ollama = field(default_factory=Ollama)
+    storage: Storage = field(default_factory=Storage)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    alerts: Alerts = field(default_factory=Alerts)
