@@ -1,4 +1,4 @@
-"""Log lines: structlog, event names as short constant phrases, facts as keys; a repeating failure once, then its end."""
+"""Log lines by structlog: events are short constant phrases, facts are keys, a lasting trouble is said once and ended once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ Logger = Any  # structlog's bound logger has no useful static type
 def configure(level: str, form: str, stream: TextIO = sys.stderr) -> None:
     """Send log lines to `stream`; `form` is "text", "json" or "auto" (text on a terminal, else JSON)."""
     readable = form == "text" or (form == "auto" and stream.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=stream.isatty()) if readable else structlog.processors.JSONRenderer()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty()) if readable else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -38,11 +40,16 @@ class Onsets:
         self._logger = logger
         self._known: dict[str, dict[str, Any]] = {}
 
-    def fail(self, key: str, event: str, **facts: Any) -> None:
-        """Log a warning that `key` is in trouble, unless that was said already with the same facts."""
+    def fail(self, key: str, event: str, **facts: Any) -> bool:
+        """Log a warning that `key` is in trouble, unless that was said already; say whether the trouble is new.
+
+        A trouble whose facts change is logged again, but is not new.
+        """
+        new = key not in self._known
         if self._known.get(key) != facts:
             self._known[key] = facts
             self._logger.warning(event, **facts)
+        return new
 
     def mend(self, key: str, event: str, **facts: Any) -> None:
         """Log that `key` is well again, if it was in trouble."""

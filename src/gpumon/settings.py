@@ -33,7 +33,9 @@ class Service:
 
     poll_interval_secs: float = option(2.0, "Seconds between two readings of the GPUs.", minimum=0.25, maximum=300)
     data_dir: str = option("~/.local/share/gpumon", "Folder for what gpumon keeps. The image sets it to /data.")
-    log_level: str = option("info", "Least important log lines to write.", choices=("debug", "info", "warning", "error"))
+    log_level: str = option(
+        "info", "Least important log lines to write.", choices=("debug", "info", "warning", "error")
+    )
     log_format: str = option(
         "auto",
         'Form of log lines; "auto" is readable text on a terminal and one JSON object per line elsewhere.',
@@ -55,7 +57,10 @@ class Gpu:
         maximum=3600,
     )
     retry_interval_secs: float = option(
-        30.0, "Seconds between two looks for a driver, for new GPUs and for changed MIG devices.", minimum=1, maximum=3600
+        30.0,
+        "Seconds between two looks for a driver, for new GPUs and for changed MIG devices.",
+        minimum=1,
+        maximum=3600,
     )
     hung_limit_secs: float = option(
         300.0,
@@ -81,7 +86,9 @@ class Storage:
 
     retention_days: float = option(7.0, "Days kept in SQLite.", minimum=0.04, maximum=3650, reserved=True)
     enable_parquet_archival: bool = option(True, "Move older rows to Parquet instead of deleting them.", reserved=True)
-    archive_dir: str = option("", "Folder of the Parquet archive; empty is archive/ in service.data_dir.", reserved=True)
+    archive_dir: str = option(
+        "", "Folder of the Parquet archive; empty is archive/ in service.data_dir.", reserved=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,9 @@ class Telemetry:
     metrics_port: int = option(9090, "Port of /metrics, /healthz and /readyz.", minimum=1, maximum=65535)
     web_config_file: str = option("", "TLS and basic auth of the metrics port, in Prometheus's web-config format.")
     enable_opentelemetry: bool = option(True, "Push metrics by OTLP once otlp_endpoint is set.", reserved=True)
-    otlp_endpoint: str = option("", "Address of an OpenTelemetry collector, as in http://collector:4317.", reserved=True)
+    otlp_endpoint: str = option(
+        "", "Address of an OpenTelemetry collector, as in http://collector:4317.", reserved=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,8 @@ HEAT_AND_POWER = (
     Reading(
         name="memory_temperature_celsius",
         help="Temperature of the device memory.",
-        sources=(Field("NVML_FI_DEV_MEMORY_TEMP"),),
+        # Drivers of branch 545 name another type than the unsigned int they store (comment in DCGM's source).
+        sources=(Field("NVML_FI_DEV_MEMORY_TEMP", value_type="NVML_VALUE_TYPE_UNSIGNED_INT"),),
         limits=CELSIUS,
         otel=Otel("hw.temperature", attributes=(("hw.type", "gpu"), ("hw.sensor_location", "memory"))),
     ),
@@ -522,7 +523,7 @@ GPU_INFO = EntityKind(
     prefix="gpu",
     labels=(
         *GPU_LABELS,
-        Label("driver_version", "Driver's version.", (Call("nvmlSystemGetDriverVersion"),)),
+        Label("driver_version", "Driver's version.", (Call("driver_version"),)),
         Label("cuda_version", "Newest CUDA version the driver supports.", (Call("cuda_version"),)),
         Label("pci_bus_id", "PCI address.", (Call("nvmlDeviceGetPciInfo", pick="busId"),)),
         Label("serial", "Serial number on the board.", (Call("nvmlDeviceGetSerial"),)),
@@ -533,7 +534,9 @@ GPU_INFO = EntityKind(
         Label("memory_kind", '"dedicated", or "unified" where GPU and system share memory.', (Call("memory_kind"),)),
         Label("mig_mode", '"enabled" or "disabled" on a GPU that can be partitioned.', (Call("mig_mode"),)),
         Label("ecc_mode", '"enabled" or "disabled" on a GPU with ECC memory.', (Call("ecc_mode"),)),
-        Label("persistence_mode", '"enabled" when the driver stays loaded without clients.', (Call("persistence_mode"),)),
+        Label(
+            "persistence_mode", '"enabled" when the driver stays loaded without clients.', (Call("persistence_mode"),)
+        ),
     ),
     readings=(Reading(name="info", help="Always 1; what the GPU is, in labels."),),
 )

@@ -9,7 +9,9 @@ DAEMON = EntityKind(
     "daemon",
     "gpumon itself.",
     readings=(
-        Reading(name="up", help="1 while the newest snapshot is fresh, 0 when sampling has stopped or is too far behind."),
+        Reading(
+            name="up", help="1 while the newest snapshot is fresh, 0 when sampling has stopped or is too far behind."
+        ),
         Reading(name="gpu_count", help="GPUs the driver lists; 0 without a driver."),
         Reading(name="ticks_total", help="Snapshots taken since gpumon started."),
         Reading(name="late_ticks_total", help="Ticks left out because the one before took too long."),
@@ -39,7 +41,10 @@ SOURCE = EntityKind(
     prefix="source",
     labels=(Label("source", "Name of the source."),),
     readings=(
-        Reading(name="success", help="1 when all the source's readings could be taken at this tick, 0 when it failed or a device of it is down."),
+        Reading(
+            name="success",
+            help="1 when all the source's readings could be taken at this tick, 0 when it failed or a device of it is down.",
+        ),
         Reading(name="duration_seconds", help="Time the source took at this tick, as the tick waited for it."),
     ),
 )
@@ -91,7 +96,11 @@ NVML_ERRORS = EntityKind(
     "nvml_errors",
     "Driver calls that failed unexpectedly.",
     labels=(Label("function", "NVML function or field."), Label("code", "NVML's name for the error.")),
-    readings=(Reading(name="nvml_errors_total", help="Driver calls that failed, but for what a device simply does not support."),),
+    readings=(
+        Reading(
+            name="nvml_errors_total", help="Driver calls that failed, but for what a device simply does not support."
+        ),
+    ),
 )
 
 HOST = EntityKind(
@@ -99,11 +108,19 @@ HOST = EntityKind(
     "The machine gpumon runs on.",
     prefix="host",
     readings=(
-        Reading(name="cpu_seconds_total", help="Time of all cores not spent idle, since boot.", otel=Otel("system.cpu.time", "s")),
+        Reading(
+            name="cpu_seconds_total",
+            help="Time of all cores not spent idle, since boot.",
+            otel=Otel("system.cpu.time", "s"),
+        ),
         Reading(name="cpu_count", help="Logical CPUs.", otel=Otel("system.cpu.logical.count", "{cpu}")),
         Reading(name="load1", help="Load average of one minute.", otel=Otel("system.linux.load1", "{thread}")),
         Reading(name="memory_total_bytes", help="Memory.", otel=Otel("system.memory.limit", "By")),
-        Reading(name="memory_available_bytes", help="Memory that can be had without swapping.", otel=Otel("system.linux.memory.available", "By")),
+        Reading(
+            name="memory_available_bytes",
+            help="Memory that can be had without swapping.",
+            otel=Otel("system.linux.memory.available", "By"),
+        ),
         Reading(name="boot_time_seconds", help="Unix time of the machine's start."),
     ),
     table="host_metrics",
@@ -116,10 +133,22 @@ PROCESS = EntityKind(
     prefix=None,
     readings=(
         Reading(name="process_cpu_seconds_total", help="CPU time gpumon used.", otel=Otel("process.cpu.time", "s")),
-        Reading(name="process_resident_memory_bytes", help="Memory of gpumon that is resident.", otel=Otel("process.memory.usage", "By")),
-        Reading(name="process_virtual_memory_bytes", help="Address space of gpumon.", otel=Otel("process.memory.virtual", "By")),
+        Reading(
+            name="process_resident_memory_bytes",
+            help="Memory of gpumon that is resident.",
+            otel=Otel("process.memory.usage", "By"),
+        ),
+        Reading(
+            name="process_virtual_memory_bytes",
+            help="Address space of gpumon.",
+            otel=Otel("process.memory.virtual", "By"),
+        ),
         Reading(name="process_start_time_seconds", help="Unix time at which gpumon's process started."),
-        Reading(name="process_open_fds", help="Files gpumon has open.", otel=Otel("process.unix.file_descriptor.count", "{file_descriptor}")),
+        Reading(
+            name="process_open_fds",
+            help="Files gpumon has open.",
+            otel=Otel("process.unix.file_descriptor.count", "{file_descriptor}"),
+        ),
         Reading(name="process_max_fds", help="Files gpumon may open."),
         Reading(name="process_threads", help="Threads of gpumon.", otel=Otel("process.thread.count", "{thread}")),
     ),

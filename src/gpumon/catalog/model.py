@@ -40,11 +40,13 @@ class Field:
     """One value of nvmlDeviceGetFieldValues; all of a device's fields are read by one call.
 
     `scope` is the field's scopeId: a number, or the name of an instance parameter such as `link`.
+    `value_type` is the NVML_VALUE_TYPE to read the answer as, where drivers are known to name a wrong one.
     """
 
     id: str
     scope: str | int = 0
     scale: float = 1.0
+    value_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

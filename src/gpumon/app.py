@@ -1,0 +1,201 @@
+"""The service: builds sources, hub and sinks from the settings, and keeps them running until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gpumon import __version__, log
+from gpumon.catalog import BUILD, DAEMON, Entity
+from gpumon.gpu.nvml import Nvml, RefusedError
+from gpumon.gpu.source import GpuSource
+from gpumon.gpu.xid import KernelLog, XidLog
+from gpumon.host import HostSource
+from gpumon.hub import Hub
+from gpumon.log import Logger
+from gpumon.sampler import Sampler
+from gpumon.settings import Settings
+
+if TYPE_CHECKING:
+    from gpumon.web.webconfig import WebConfig
+
+# The node that `--simulate auto` shows where there is no GPU.
+DEFAULT_PROFILE = "h100x8"
+
+# SIGTERM ends the service within 3 s whatever the driver does; this much is for giving it back.
+STOP_SECONDS = 2.0
+
+# Without a new snapshot for so many ticks, and at least so many seconds, the sampler is taken for dead.
+DEAD_TICKS, DEAD_SECONDS = 10, 30.0
+
+
+class StartError(Exception):
+    """The service cannot start; the message is one sentence that says what to change."""
+
+
+def run(settings: Settings, simulate: str | None, web_config: WebConfig | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; give the exit code. Raises StartError and ValueError before anything is started."""
+    log.configure(settings.service.log_level, settings.service.log_format)
+    nvml, driver = _library(settings, simulate)
+    return asyncio.run(Service(settings, nvml, driver, web_config).serve())
+
+
+def _library(settings: Settings, simulate: str | None) -> tuple[Nvml | None, str]:
+    """Give the door to the driver, and what to call the driver when it is open."""
+    if simulate == "auto":
+        simulate = None if settings.gpu.enable_nvml and _has_gpus() else DEFAULT_PROFILE
+    if simulate is not None:
+        # Only here, so that a daemon on real GPUs does not carry the simulation.
+        from gpumon.gpu.simulate import SimulatedLibrary, parse_profile
+
+        return Nvml(SimulatedLibrary(parse_profile(simulate))), "simulated"
+    return (Nvml(), "nvml") if settings.gpu.enable_nvml else (None, "none")
+
+
+def _has_gpus() -> bool:
+    nvml = Nvml()
+    try:
+        nvml.open()
+        count: int = nvml.call("nvmlDeviceGetCount")
+        nvml.close()
+    except RefusedError:
+        return False
+    return count > 0
+
+
+class Service:
+    """Everything that runs, put together."""
+
+    def __init__(self, settings: Settings, nvml: Nvml | None, driver: str, web_config: WebConfig | None) -> None:
+        self._settings = settings
+        self._logger: Logger = structlog.get_logger()
+        self._driver = driver
+        self._web_config = web_config
+        self._nvml = nvml
+        self._hub = Hub()
+        self._started = time.time()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> int:
+        """Run sources and sinks until stopped; give the exit code."""
+        from gpumon.web.metrics import MetricsServer
+
+        settings = self._settings
+        xids = XidLog()
+        smi = None
+        if settings.gpu.fallback_to_nvidia_smi:
+            from gpumon.gpu.smi import NvidiaSmi
+
+            smi = NvidiaSmi(settings.gpu.nvidia_smi_path, timeout_seconds=settings.service.poll_interval_secs * 0.8)
+        self._gpu = GpuSource(
+            settings.gpu, self._nvml, self._logger, interval=settings.service.poll_interval_secs, xids=xids, smi=smi
+        )
+        sampler = Sampler(
+            (self._gpu, HostSource()),
+            self._hub,
+            self._logger,
+            interval=settings.service.poll_interval_secs,
+            own=self._own,
+        )
+        server = None
+        if settings.telemetry.enable_prometheus:
+            server = MetricsServer(
+                settings,
+                self._hub,
+                alive=self._trouble,
+                release=self._gpu.release,
+                resume=self._gpu.resume,
+                web_config=self._web_config,
+            )
+            await server.start()
+        kernel_log = KernelLog(xids) if settings.gpu.read_kernel_log and self._driver == "nvml" else None
+        if kernel_log is not None:
+            kernel_log.start(asyncio.get_running_loop())
+        self._handle_signals()
+        self._say(server)
+        sampling = asyncio.create_task(sampler.run())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((sampling, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sampling.cancel()
+            stopping.cancel()
+            if server is not None:
+                await server.stop()
+            if kernel_log is not None:
+                kernel_log.stop()
+            await self._gpu.stop(STOP_SECONDS)
+        if self._gpu.fatal is not None:
+            self._logger.error("cannot read GPUs in this process any more", reason=self._gpu.fatal)
+            return 1
+        if sampling.done() and not sampling.cancelled():
+            sampling.result()  # raises what ended it
+        self._logger.info("stopped")
+        return 0
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: self._spawn(self._gpu.release()))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._spawn(self._gpu.resume()))
+
+    def _spawn(self, work: object) -> None:
+        async def carry_out() -> None:
+            self._logger.info("maintenance", answer=await work)  # type: ignore[misc]
+
+        task = asyncio.create_task(carry_out())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _say(self, server: object) -> None:
+        """Say at the start what is served where, and what is not as it should be."""
+        if self._driver == "simulated":
+            self._logger.warning("GPUs are simulated: no number about them is real")
+        data_dir = Path(self._settings.service.data_dir).expanduser()
+        trouble = data_dir_trouble(data_dir)
+        if trouble is not None:
+            self._logger.warning("data directory cannot be used", data_dir=str(data_dir), reason=trouble)
+        if server is not None:
+            scheme = "https" if self._web_config is not None and self._web_config.tls else "http"
+            port = self._settings.telemetry.metrics_port
+            self._logger.info("gpumon is running", version=__version__, metrics=f"{scheme}://localhost:{port}/metrics")
+
+    def _own(self, ticks: int, late: int) -> Iterable[Entity]:
+        """Give what gpumon says of itself with a snapshot."""
+        if self._gpu.fatal is not None:
+            self._stop.set()
+        driver = self._driver if self._gpu.driver_name == "nvml" else self._gpu.driver_name
+        yield Entity(DAEMON, (), (1, self._gpu.gpu_count, ticks, late, self._started))
+        yield Entity(BUILD, (__version__, platform.python_version(), self._gpu.nvml_version, driver), (1,))
+
+    def _trouble(self) -> str | None:
+        """Give why the service should be restarted, None while it should not."""
+        hung = self._gpu.hung_seconds()
+        if hung > self._settings.gpu.hung_limit_secs:
+            return f"a GPU driver call has not returned for {hung:.0f} s"
+        snapshot = self._hub.latest
+        since = time.monotonic() - snapshot.monotonic if snapshot is not None else time.time() - self._started
+        if since > max(DEAD_TICKS * self._settings.service.poll_interval_secs, DEAD_SECONDS):
+            return f"no snapshot for {since:.0f} s"
+        return None
+
+
+def data_dir_trouble(data_dir: Path) -> str | None:
+    """Give why gpumon could not keep files in `data_dir`, None when it could; creates the folder."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        probe = data_dir / ".gpumon-writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return f"{error.strerror or error}"
+    return None

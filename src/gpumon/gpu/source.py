@@ -1,0 +1,299 @@
+"""The source of everything NVML tells: opens the driver, reads every GPU on its own thread, and mends what can be mended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpumon.catalog import GPU_XID, NVML_ERRORS, Entity
+from gpumon.gpu.counters import Ledger
+from gpumon.gpu.device import Device, DeviceSetup
+from gpumon.gpu.driver import Driver, DriverError, DriverFacts, DriverLostError
+from gpumon.gpu.nvml import VERSION_MISMATCH, Nvml
+from gpumon.gpu.slot import DeviceReading, Slot, health
+from gpumon.gpu.worker import Round, Worker
+from gpumon.gpu.xid import XidLog
+from gpumon.log import Logger, Onsets
+from gpumon.settings import Gpu as GpuSettings
+from gpumon.source import SourceReading
+
+if TYPE_CHECKING:
+    from gpumon.gpu.smi import NvidiaSmi
+
+# Opening the driver anew for devices that stay away disturbs the others for a moment, so ever more rarely.
+REOPEN_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
+
+# A reading missing for this many ticks leaves a gap in what is integrated from it.
+GAP_TICKS = 3
+
+RELEASED = "RELEASED"
+NOT_LISTED = "NOT_LISTED"
+
+
+class _State(Enum):
+    CLOSED = "closed"
+    OPEN = "open"
+    RELEASED = "released"
+
+
+class GpuSource:
+    """Every GPU of the node. Belongs to one event loop; driver calls happen on threads of its own."""
+
+    name = "gpu"
+
+    def __init__(
+        self,
+        settings: GpuSettings,
+        nvml: Nvml | None,
+        logger: Logger,
+        *,
+        interval: float,
+        xids: XidLog,
+        smi: NvidiaSmi | None = None,
+        devices_path: Path = Path("/proc/driver/nvidia/gpus"),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fatal: str | None = None  # why only a new process can read GPUs again
+        self.gpu_count = 0
+        self.nvml_version = ""
+        self.driver_name = "none"
+        self._settings = settings
+        self._nvml = nvml
+        self._onsets = Onsets(logger)
+        self._logger = logger
+        self._xids = xids
+        self._smi = smi
+        self._monotonic = monotonic
+        self._driver = Driver(nvml, xids, devices_path) if nvml is not None else None
+        self._worker = Worker("gpumon-driver", monotonic)
+        self._state = _State.CLOSED
+        self._closed_reason = ""
+        self._facts: DriverFacts | None = None
+        self._slots: list[Slot] = []
+        self._ledgers: dict[str, Ledger] = {}
+        self._known: dict[str, tuple[str, str, str]] = {}  # labels of every GPU seen since start, by UUID
+        self._open_at = 0.0
+        self._look_at = 0.0
+        self._reopen_at: float | None = None
+        self._reopens = 0
+        self._changing = asyncio.Lock()
+        self._setup = DeviceSetup(
+            slow_interval=settings.slow_interval_secs,
+            longest_gap=GAP_TICKS * interval,
+            ledger=self._ledger,
+            last_xid_time=xids.last_time,
+            opened=lambda device: self._driver.register_events(device) if self._driver else None,
+        )
+
+    # The tick.
+
+    async def read(self, now: float, timeout: float) -> SourceReading:
+        """Read every GPU that answers within `timeout` seconds; those that do not are said to be down."""
+        deadline = self._monotonic() + timeout
+        async with self._changing:
+            if self._state is _State.OPEN and self._must_reopen(now):
+                await self._close(timeout)
+            if self._state is _State.CLOSED:
+                await self._open(now, timeout)
+            if self._state is _State.CLOSED and self._smi is not None and self.driver_name == "nvidia-smi":
+                return await self._read_smi()
+            entities = await self._read_devices(now, max(deadline - self._monotonic(), 0.0))
+        return SourceReading(
+            (*entities, *self._health(), *self._xid_entities(), *self._error_entities()), self._success()
+        )
+
+    async def _read_devices(self, now: float, timeout: float) -> list[Entity]:
+        if self._state is not _State.OPEN:
+            return []
+        round_: Round[DeviceReading | DriverFacts] = Round(asyncio.get_running_loop())
+        jobs: list[tuple[Worker, Callable[[], DeviceReading | DriverFacts]]] = [
+            (slot.worker, slot.job(now)) for slot in self._slots if slot.due(now)
+        ]
+        if self._driver is not None and now >= self._look_at and self._worker.busy_since is None:
+            self._look_at = now + self._settings.retry_interval_secs
+            jobs.append((self._worker, self._driver.look))
+        results = await round_.run(jobs, timeout)
+        facts = results.get(self._worker)
+        if isinstance(facts, DriverFacts) and facts != self._facts:
+            self._logger.info("GPUs changed, opening the driver anew", gpus=facts.count)
+            self._reopen_at = now
+        entities: list[Entity] = []
+        for slot in self._slots:
+            result = results.get(slot.worker)
+            assert not isinstance(result, DriverFacts)
+            entities += slot.take(result, now)
+            self._note(slot, now)
+        return entities
+
+    def _note(self, slot: Slot, now: float) -> None:
+        """Log a device's going and coming, and see what it means for the driver."""
+        uuid = slot.labels[2]
+        if uuid:
+            self._known[uuid] = slot.labels
+        key = f"gpu {slot.index}"
+        if slot.down is None:
+            self._onsets.mend(key, "GPU is back", gpu=slot.index, uuid=uuid)
+            return
+        if self._onsets.fail(key, "GPU is down", gpu=slot.index, uuid=uuid, reason=slot.down):
+            self._ledger(uuid).times_lost += 1
+        if slot.down_code == VERSION_MISMATCH or slot.driver_wide:
+            self._reopen_at = now
+        elif self._reopen_at is None:
+            self._reopen_at = now + REOPEN_SECONDS[min(self._reopens, len(REOPEN_SECONDS) - 1)]
+
+    # The driver.
+
+    def _must_reopen(self, now: float) -> bool:
+        if all(slot.down is None for slot in self._slots):
+            self._reopens = 0
+            if self._reopen_at is not None and self._reopen_at > now:
+                self._reopen_at = None
+        if self._reopen_at is None or now < self._reopen_at:
+            return False
+        # A driver with a call under way cannot be closed; once the call returns, it can.
+        return self._idle()
+
+    def _idle(self) -> bool:
+        return self._worker.busy_since is None and all(slot.worker.busy_since is None for slot in self._slots)
+
+    async def _open(self, now: float, timeout: float) -> None:
+        if self._driver is None or now < self._open_at or self._worker.busy_since is not None:
+            self._adopt(now)
+            return
+        driver = self._driver
+        results: dict[Worker, Exception | None] = await Round[None](asyncio.get_running_loop()).run(
+            [(self._worker, lambda: self._keep_facts(driver.open()))], timeout
+        )
+        error = results.get(self._worker)
+        if isinstance(error, DriverLostError):
+            self.fatal = str(error)
+        elif isinstance(error, DriverError):
+            self._open_at = now + self._settings.retry_interval_secs
+            self._closed_reason = error.reason
+            self.gpu_count = 0
+            self.driver_name = "nvidia-smi" if self._smi is not None else "none"
+            self._onsets.fail("driver", "no NVIDIA driver", reason=error.reason, detail=str(error))
+        elif isinstance(error, Exception):
+            raise error
+        self._adopt(now)
+
+    def _keep_facts(self, facts: DriverFacts) -> None:
+        # Kept here and not given as the job's result: opening may take longer than a tick.
+        self._facts = facts
+
+    def _adopt(self, now: float) -> None:
+        """Make slots for what an opened driver lists."""
+        if self._facts is None or self._worker.busy_since is not None or self._driver is None:
+            return
+        driver = self._driver
+        self._onsets.mend("driver", "NVIDIA driver is there", gpus=self._facts.count)
+        self._state = _State.OPEN
+        self.driver_name = "nvml"
+        self.nvml_version = self._facts.nvml_version
+        self.gpu_count = self._facts.count
+        self._look_at = now + self._settings.retry_interval_secs
+        self._reopen_at = None
+        for slot in self._slots[self.gpu_count :]:
+            slot.worker.stop()
+        del self._slots[self.gpu_count :]
+        for index in range(len(self._slots), self.gpu_count):
+            self._slots.append(Slot(index, lambda i: Device(driver.nvml, i, self._setup), self._monotonic))
+
+    async def _close(self, timeout: float) -> bool:
+        """Close the driver if no call is under way; False when one is."""
+        if not self._idle() or self._driver is None:
+            return False
+        driver = self._driver
+        devices = [slot.device for slot in self._slots if slot.device is not None]
+        for slot in self._slots:
+            slot.forget()
+        self._facts = None
+        self._state = _State.CLOSED
+        self._open_at = 0.0
+        self._reopen_at = None
+        self._reopens += 1
+        await Round[None](asyncio.get_running_loop()).run([(self._worker, lambda: driver.close(devices))], timeout)
+        return True
+
+    async def release(self) -> str:
+        """Give every driver handle back, for maintenance; say in one sentence what came of it."""
+        async with self._changing:
+            if self._state is _State.RELEASED:
+                return "released already"
+            if self._state is _State.OPEN and not await self._close(self._settings.retry_interval_secs):
+                hung = [str(slot.index) for slot in self._slots if slot.worker.busy_since is not None]
+                return f"not released: a driver call for GPU {', '.join(hung) or 'listing'} has not returned"
+            self._state = _State.RELEASED
+            self._closed_reason = RELEASED
+            self._logger.info("driver released")
+            return "released: gpumon holds no driver handle until it is told to resume"
+
+    async def resume(self) -> str:
+        """Take the driver up again after a release; say in one sentence what came of it."""
+        async with self._changing:
+            if self._state is not _State.RELEASED:
+                return "not released"
+            self._state = _State.CLOSED
+            self._open_at = 0.0
+            self._logger.info("driver resumed")
+            return "resumed: GPUs are read again from the next tick on"
+
+    async def stop(self, timeout: float) -> None:
+        """Close the driver, unless a call does not return: then it is left to the end of the process."""
+        async with self._changing:
+            if self._state is _State.OPEN:
+                await self._close(timeout)
+        for worker in (self._worker, *(slot.worker for slot in self._slots)):
+            worker.stop()
+
+    async def _read_smi(self) -> SourceReading:
+        assert self._smi is not None
+        reading = await self._smi.read()
+        self.gpu_count = reading.gpu_count
+        return SourceReading(reading.entities, reading.success)
+
+    # What is said of it.
+
+    def hung_seconds(self) -> float:
+        """Give how long the longest driver call under way has not returned, in seconds; 0 when none hangs."""
+        since = self._worker.busy_since
+        listing = self._monotonic() - since if since is not None else 0.0
+        return max([listing, *(slot.hung_seconds() for slot in self._slots)])
+
+    def _success(self) -> bool:
+        if self._state is _State.RELEASED:
+            return False
+        return all(slot.down is None for slot in self._slots) and self.fatal is None
+
+    def _ledger(self, uuid: str) -> Ledger:
+        return self._ledgers.setdefault(uuid, Ledger())
+
+    def _health(self) -> list[Entity]:
+        entities: list[Entity] = []
+        shown: set[str] = set()
+        for slot in self._slots:
+            shown.add(slot.labels[2])
+            lost = self._ledger(slot.labels[2]).times_lost
+            if self._state is _State.OPEN:
+                entities += slot.health(lost)
+            else:
+                entities += health(slot.labels, self._closed_reason, lost)
+        for uuid, labels in self._known.items():
+            if uuid not in shown:
+                entities += health(labels, NOT_LISTED, self._ledger(uuid).times_lost)
+        return entities
+
+    def _xid_entities(self) -> list[Entity]:
+        return [
+            Entity(GPU_XID, (*labels, str(code)), (count,))
+            for uuid, labels in self._known.items()
+            for code, count in sorted(self._xids.counts(uuid).items())
+        ]
+
+    def _error_entities(self) -> list[Entity]:
+        errors = self._nvml.errors if self._nvml is not None else {}
+        return [Entity(NVML_ERRORS, key, (count,)) for key, count in sorted(errors.items())]
