@@ -126,6 +126,19 @@ class Reading:
         last = self.name.removesuffix("_total").rsplit("_", 1)[-1]
         return last if last in UNITS else None
 
+    @property
+    def stem(self) -> str:
+        """Give the name without its unit and without `_total`."""
+        stem = self.name.removesuffix("_total")
+        return stem.removesuffix(f"_{self.unit}") if self.unit else stem
+
+    @property
+    def otel_unit(self) -> str:
+        """Give OpenTelemetry's unit (UCUM); empty for a plain number, because "1" would make it a ratio."""
+        if self.otel is not None and self.otel.unit is not None:
+            return self.otel.unit
+        return UNITS[self.unit] if self.unit else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Label:
@@ -153,12 +166,9 @@ class Column:
 
 
 def _insert_before_unit(reading: Reading, key: tuple[str, ...]) -> str:
-    if not key:
-        return reading.name
     total = "_total" if reading.counter else ""
-    stem = reading.name.removesuffix("_total")
     unit = f"_{reading.unit}" if reading.unit else ""
-    return "_".join((stem.removesuffix(unit), *key)) + unit + total
+    return "_".join((reading.stem, *key)) + unit + total
 
 
 class EntityKind:
@@ -201,6 +211,16 @@ class EntityKind:
         if self.prefix is None:
             return reading.name
         return "_".join(part for part in ("gpumon", self.prefix, reading.name) if part)
+
+    def otel_name(self, reading: Reading) -> str:
+        """Give the OpenTelemetry name of one of this kind's readings: the conventions' own, or a derived one.
+
+        A derived name is the metric's words joined by dots, unit and `_total` left off: gpumon_gpu_memory_free_bytes is
+        gpumon.gpu.memory.free in By, from which a collector's Prometheus exporter makes the same metric name again.
+        """
+        if reading.otel is not None:
+            return reading.otel.name
+        return ".".join(("gpumon", *f"{self.prefix or ''}_{reading.stem}".strip("_").split("_")))
 
 
 def _columns(readings: tuple[Reading, ...]) -> Iterator[Column]:
