@@ -41,7 +41,16 @@ def build(folder: Path, without: Iterable[str] = ()) -> Path:
     exports = folder / "exports.map"
     exports.write_text("{ global: nvml*; local: %s };" % " ".join(f"{name};" for name in (*without, "*")))
     flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{_header()}")
-    command = [compiler, *flags, f"-Wl,--version-script={exports}", str(SOURCE), "-o", str(folder / LIBRARY), "-lm", "-pthread"]
+    command = [
+        compiler,
+        *flags,
+        f"-Wl,--version-script={exports}",
+        str(SOURCE),
+        "-o",
+        str(folder / LIBRARY),
+        "-lm",
+        "-pthread",
+    ]
     subprocess.run(command, check=True)
     return folder
 

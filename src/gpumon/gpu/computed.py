@@ -25,8 +25,11 @@ def busy_from_samples(device: Device, _now: float) -> float | None:
     """Add utilisation times duration of each new sample of the driver's buffer; microsecond time stamps."""
     buffer = device.utilization_samples
     before = buffer.last_seen
-    for time, percent in buffer.read(device.nvml, device.handle):
-        if before and percent <= 100:  # more than 100 is a known driver fault (nvtop #110)
+    samples = buffer.read(device.nvml, device.handle)
+    if not before:
+        samples = []  # what the buffer held when the device was opened is of the time before
+    for time, percent in samples:
+        if percent <= 100:  # more is a known driver fault (nvtop #110)
             seconds = min((time - before) / 1e6, LONGEST_SAMPLE_SECONDS)
             device.ledger.busy_seconds += seconds * percent / 100
         before = time
