@@ -6,25 +6,53 @@ Reading it from files and the environment is in `gpumon.load`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+Value = bool | int | float | str
+V = TypeVar("V", bool, int, float, str)
+
+ENV_PREFIX = "GPUMON"
+
+# What a text can be, in words to follow "allowed is". What each accepts is in `gpumon.load`.
+FORMS = {
+    "text": "a text",
+    "path": "a path",
+    "url": "a URL that begins with http:// or https://",
+    "address": 'an IP address or "localhost"',
+}
+
+
+class SettingsError(ValueError):
+    """Input from outside that gpumon cannot work with, as one sentence that says what it is and what is allowed."""
 
 
 def option(
-    default: Any,
+    default: V,
     help: str,  # noqa: A002 - the field's own word
     *,
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    form: str = "text",
     reserved: bool = False,
-) -> Any:
-    """Declare one option of a section: a dataclass field with everything about it in its metadata.
+) -> V:
+    """Declare one option of a section, with everything about it.
 
+    The default gives the type; a text whose default is not empty may not be set empty.
+    `form` is what a text is, a key of FORMS; in a path, `~` is expanded when settings are read.
     `reserved` marks a key whose name is fixed but which does nothing yet.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "reserved": reserved}
-    return field(default=default, metadata=metadata)
+    facts = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "form": form,
+        "reserved": reserved,
+    }
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +60,9 @@ class Service:
     """The daemon itself."""
 
     poll_interval_secs: float = option(2.0, "Seconds between two readings of the GPUs.", minimum=0.25, maximum=300)
-    data_dir: str = option("~/.local/share/gpumon", "Folder for what gpumon keeps. The image sets it to /data.")
+    data_dir: str = option(
+        "~/.local/share/gpumon", "Folder for what gpumon keeps. The image sets it to /data.", form="path"
+    )
     log_level: str = option(
         "info", "Least important log lines to write.", choices=("debug", "info", "warning", "error")
     )
@@ -49,7 +79,7 @@ class Gpu:
 
     enable_nvml: bool = option(True, "Read GPUs through NVIDIA's management library.")
     fallback_to_nvidia_smi: bool = option(False, "Read GPUs by nvidia-smi when the library cannot be loaded.")
-    nvidia_smi_path: str = option("nvidia-smi", "Command or path of nvidia-smi.")
+    nvidia_smi_path: str = option("nvidia-smi", "Command or path of nvidia-smi.", form="path")
     slow_interval_secs: float = option(
         30.0,
         "Seconds between two readings of what changes slowly: limits, thresholds, ECC, remapped rows, link states.",
@@ -77,7 +107,7 @@ class Ollama:
 
     enabled: bool = option(True, "Watch Ollama.", reserved=True)
     api_port: int = option(11434, "Port of Ollama on this machine.", minimum=1, maximum=65535, reserved=True)
-    api_url: str = option("", "Base URL of Ollama; empty is this machine at api_port.", reserved=True)
+    api_url: str = option("", "Base URL of Ollama; empty is this machine at api_port.", form="url", reserved=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +117,7 @@ class Storage:
     retention_days: float = option(7.0, "Days kept in SQLite.", minimum=0.04, maximum=3650, reserved=True)
     enable_parquet_archival: bool = option(True, "Move older rows to Parquet instead of deleting them.", reserved=True)
     archive_dir: str = option(
-        "", "Folder of the Parquet archive; empty is archive/ in service.data_dir.", reserved=True
+        "", "Folder of the Parquet archive; empty is archive/ in service.data_dir.", form="path", reserved=True
     )
 
 
@@ -96,9 +126,15 @@ class Telemetry:
     """Telling others."""
 
     enable_prometheus: bool = option(True, "Serve /metrics, /healthz and /readyz.")
-    metrics_address: str = option("0.0.0.0", "Address the metrics port listens on.")  # noqa: S104 - what scrapers need
+    metrics_address: str = option(
+        "0.0.0.0",  # noqa: S104 - what scrapers need
+        "Address the metrics port listens on.",
+        form="address",
+    )
     metrics_port: int = option(9090, "Port of /metrics, /healthz and /readyz.", minimum=1, maximum=65535)
-    web_config_file: str = option("", "TLS and basic auth of the metrics port, in Prometheus's web-config format.")
+    web_config_file: str = option(
+        "", "TLS and basic auth of the metrics port, in Prometheus's web-config format.", form="path"
+    )
     enable_opentelemetry: bool = option(True, "Push metrics by OTLP once otlp_endpoint is set.", reserved=True)
     otlp_endpoint: str = option(
         "", "Address of an OpenTelemetry collector, as in http://collector:4317.", reserved=True
@@ -124,3 +160,60 @@ class Settings:
     storage: Storage = field(default_factory=Storage)
     telemetry: Telemetry = field(default_factory=Telemetry)
     alerts: Alerts = field(default_factory=Alerts)
+
+    def __getitem__(self, name: str) -> Value:
+        """Give the value of the option called `section.key`."""
+        section, key = name.split(".")
+        value: Value = getattr(getattr(self, section), key)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option as it was declared, for whoever reads, checks or documents settings."""
+
+    section: str
+    key: str
+    default: Value
+    help: str
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...]
+    form: str
+    reserved: bool
+
+    @property
+    def name(self) -> str:
+        """Give the name as in a sentence: section and key, joined by a dot."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def variable(self) -> str:
+        """Give the name of the environment variable that sets the option."""
+        return f"{ENV_PREFIX}_{self.section}_{self.key}".upper()
+
+    @property
+    def allowed(self) -> str:
+        """Say which values are allowed, to follow "allowed is"."""
+        if isinstance(self.default, bool):
+            return "true or false"
+        if isinstance(self.default, str):
+            words = (
+                "one of " + ", ".join(f'"{choice}"' for choice in self.choices) if self.choices else FORMS[self.form]
+            )
+            return words if self.default or self.choices else f"{words}, or empty"
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        return f"{kind} from {self.minimum:g} to {self.maximum:g}"
+
+
+def options() -> Iterator[Option]:
+    """Give every option of the tree, in the order of declaration."""
+    for section in fields(Settings):
+        values = getattr(Settings(), section.name)
+        for key in fields(values):
+            yield Option(section=section.name, key=key.name, default=getattr(values, key.name), **key.metadata)
+
+
+def reserved_in_use(settings: Settings) -> list[str]:
+    """Give the names of options that were set although they have no effect in this version."""
+    return [option.name for option in options() if option.reserved and settings[option.name] != option.default]
