@@ -1,0 +1,194 @@
+"""Checks of the machine around gpumon: what it may see, where it may write and listen, and who is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gpumon.check.finding import Finding, Status
+from gpumon.settings import Settings
+
+KMSG = Path("/dev/kmsg")
+PROC = Path("/proc")
+KUBELET_SOCKET = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+
+# The kernel's fixed inode number of the first pid namespace (PROC_PID_INIT_INO in its include/linux/proc_ns.h).
+HOST_PID_NAMESPACE = "pid:[4026531836]"
+
+# A week of eight GPUs at 2 s in SQLite is about 1 GB.
+ROOM_BYTES = 1 << 30
+
+# What answers on this machine answers at once; a name may first have to be resolved.
+CONNECT_SECS = 2.0
+
+
+def nvidia_smi(settings: Settings) -> Finding:
+    """Say whether nvidia-smi is there, where it is wanted."""
+    if not settings.gpu.fallback_to_nvidia_smi:
+        return Finding(Status.INFO, "not used: gpu.fallback_to_nvidia_smi is false")
+    path = shutil.which(settings.gpu.nvidia_smi_path)
+    if path is None:
+        return Finding(Status.WARN, f"{settings.gpu.nvidia_smi_path} is no command here", "set gpu.nvidia_smi_path")
+    return Finding(Status.OK, path)
+
+
+def kernel_log(settings: Settings, path: Path = KMSG) -> Finding:
+    """Say whether XID errors can be taken from the kernel log as well."""
+    if not settings.gpu.read_kernel_log:
+        return Finding(Status.INFO, "from NVML alone: gpu.read_kernel_log is false")
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        found = f"from NVML alone: {path} cannot be read ({error.strerror})"
+        advice = f"for all of them, mount {path} and add CAP_SYSLOG (in Kubernetes that takes a privileged container)"
+        return Finding(Status.WARN, found, f"{advice}, or set gpu.read_kernel_log to false")
+    return Finding(Status.OK, f"from NVML and {path}")
+
+
+def pid_view(settings: Settings, proc: Path = PROC) -> Finding:
+    """Say whether the pids that NVML gives are those seen here: it gives the host's."""
+    try:
+        on_host = str((proc / "self/ns/pid").readlink()) == HOST_PID_NAMESPACE
+    except OSError:
+        # Kernel threads are seen by the host only; pid 2 is the parent of them all.
+        on_host = _first_line(proc / "2/comm") == "kthreadd"
+    if on_host:
+        return Finding(Status.OK, "the host's")
+    return Finding(
+        Status.WARN,
+        "the container's own, so the processes on a GPU cannot be named",
+        "run it with --pid=host (docker), or hostPID: true (Kubernetes)",
+    )
+
+
+def kubelet(settings: Settings, path: Path = KUBELET_SOCKET, in_kubernetes: bool | None = None) -> Finding:
+    """Say whether the kubelet can be asked which pod has which GPU."""
+    if in_kubernetes is None:
+        in_kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(CONNECT_SECS)
+        try:
+            client.connect(str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            status = Status.WARN if in_kubernetes else Status.INFO
+            advice = f"to name pods, mount {path.parent} from the node" if in_kubernetes else ""
+            return Finding(status, f"no socket at {path}", advice)
+        except OSError as error:
+            advice = "to name pods, run as a user that may open it (root)"
+            return Finding(Status.WARN, f"{path} cannot be opened ({error.strerror or error})", advice)
+    return Finding(Status.OK, f"answers at {path}")
+
+
+def data_dir(settings: Settings) -> Finding:
+    """Say whether gpumon can write where it is to keep its data, and how much room is left."""
+    path = Path(settings.service.data_dir).expanduser()
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    advice = "set service.data_dir (GPUMON_SERVICE_DATA_DIR), or make it writable for this user"
+    try:
+        if there == path:
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        elif not there.is_dir():
+            return Finding(Status.WARN, f"{path} cannot be made: {there} is no folder", advice)
+        elif not os.access(there, os.W_OK | os.X_OK):
+            return Finding(Status.WARN, f"{path} cannot be made: {there} is not writable", advice)
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding(Status.WARN, f"{path} cannot be written to ({error.strerror or error})", advice)
+    found = f"{path}{'' if there == path else ' (will be made)'}, {free / (1 << 30):.1f} GiB free"
+    if free < ROOM_BYTES:
+        return Finding(Status.WARN, found, "a week of eight GPUs takes about 1 GB: make room, or set service.data_dir")
+    return Finding(Status.OK, found)
+
+
+def metrics_port(settings: Settings) -> Finding:
+    """Say whether the metrics port is free."""
+    telemetry = settings.telemetry
+    if not telemetry.enable_prometheus:
+        return Finding(Status.INFO, "not served: telemetry.enable_prometheus is false")
+    return port(
+        telemetry.metrics_address, telemetry.metrics_port, "telemetry.metrics_address", "telemetry.metrics_port"
+    )
+
+
+def port(address: str, number: int, address_name: str, number_name: str) -> Finding:
+    """Say whether this process could listen on a port; the names are those of the settings that change it."""
+    where = f"{address}:{number}" if ":" not in address else f"[{address}]:{number}"
+    set_port = f"set {number_name} (GPUMON_{number_name.replace('.', '_').upper()})"
+    try:
+        for family, kind, protocol, _, place in socket.getaddrinfo(address, number, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as server:
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the service does
+                if family == socket.AF_INET6:
+                    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                server.bind(place)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            holder = _holder(number)
+            if "gpumon" in holder:
+                return Finding(Status.OK, f"{where} is in use by {holder}")
+            return Finding(Status.FAIL, f"{where} is in use{holder and f' by {holder}'}", set_port)
+        if error.errno == errno.EACCES:
+            return Finding(Status.FAIL, f"{where} may not be used by this user", f"{set_port} to 1024 or more")
+        return Finding(Status.FAIL, f"{where} cannot be used ({error.strerror})", f"set {address_name}")
+    return Finding(Status.OK, f"{where} is free")
+
+
+def _holder(number: int) -> str:
+    """Give the process that listens on a port, as in "gpumon (pid 7)"; "" where it cannot be known."""
+    import psutil
+
+    for connection in psutil.net_connections("tcp"):
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == number
+        if not listens or connection.pid is None:
+            continue
+        try:
+            words = [Path(word).name for word in psutil.Process(connection.pid).cmdline()]
+        except psutil.Error:
+            return f"pid {connection.pid}"
+        # An interpreter and its options may come first, as in python -m gpumon.
+        name = "gpumon" if "gpumon" in words[:3] else (words or ["a process"])[0]
+        return f"{name} (pid {connection.pid})"
+    return ""
+
+
+def web_config(settings: Settings) -> Finding:
+    """Say whether the file with TLS and basic auth of the metrics port can be used."""
+    path = settings.telemetry.web_config_file
+    if not path:
+        return Finding(Status.INFO, "none: plain HTTP without a password")
+    from gpumon.web.webconfig import read_web_config
+
+    try:
+        read_web_config(path)
+    except ValueError as error:
+        return Finding(Status.FAIL, str(error).removesuffix("."), "correct it, or unset telemetry.web_config_file")
+    return Finding(Status.OK, f"{path} is valid")
+
+
+def model_servers(settings: Settings) -> Finding:
+    """Say whether Ollama answers where the settings say it is."""
+    if not settings.ollama.enabled:
+        return Finding(Status.INFO, "not watched: ollama.enabled is false")
+    host, number = "127.0.0.1", settings.ollama.api_port
+    if settings.ollama.api_url:
+        url = urlsplit(settings.ollama.api_url)
+        host, number = url.hostname or host, url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, number), CONNECT_SECS).close()
+    except OSError as error:
+        advice = "right without Ollama, else set ollama.api_port or ollama.api_url"
+        return Finding(Status.INFO, f"Ollama does not answer at {host}:{number} ({error.strerror or error})", advice)
+    return Finding(Status.OK, f"Ollama answers at {host}:{number}")
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().split("\n", 1)[0]
+    except OSError:
+        return ""

@@ -1,0 +1,139 @@
+"""The command line. Only this module ends the process; bad input is one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gpumon import __version__
+from gpumon.settings import SettingsError
+
+BAD_INPUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand; `arguments` are those of argparse's add_argument."""
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    arguments: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Carry out the command line and end the process with its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
+        arguments.insert(0, "run")
+    given = _parser().parse_args(arguments)
+    try:
+        sys.exit(given.run(given))
+    except SettingsError as error:
+        sys.stderr.write(f"gpumon: {error}\n")
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports SIGINT
+
+
+def _run(given: argparse.Namespace) -> int:
+    from gpumon.load import read_apart
+
+    # Settings are read before anything else is imported: the child that reads them copies this process.
+    settings = read_apart(given.config)
+    web_config = None
+    if settings.telemetry.enable_prometheus and settings.telemetry.web_config_file:
+        from gpumon.web.webconfig import read_web_config_apart
+
+        web_config = read_web_config_apart(settings.telemetry.web_config_file)
+    from gpumon import app
+
+    try:
+        return app.run(settings, given.simulate, web_config)
+    except app.StartError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _check(given: argparse.Namespace) -> int:
+    from gpumon.check import check
+
+    try:
+        return check(given.config, os.environ, sys.stdout)
+    except BrokenPipeError:  # as in `gpumon check | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the end fails again
+        return 1
+
+
+def _capture(given: argparse.Namespace) -> int:
+    from gpumon.gpu.capture import capture
+
+    capture(given.file)
+    return 0
+
+
+def _docs(given: argparse.Namespace) -> int:
+    from gpumon.docs import stale, write
+
+    if not given.check:
+        write()
+        return 0
+    names = stale()
+    if names:
+        sys.stderr.write(f"gpumon: {', '.join(names)} must be generated anew by `gpumon docs`.\n")
+    return 1 if names else 0
+
+
+def _version(given: argparse.Namespace) -> int:
+    sys.stdout.write(f"gpumon {__version__}\n")
+    return 0
+
+
+CONFIG = ("--config", {"metavar": "FILE", "help": "settings file; without it ~/.config/gpumon/config.toml, if there"})
+SIMULATE = (
+    "--simulate",
+    {
+        "metavar": "PROFILE",
+        "help": 'simulate GPUs, as in h100x8 or rtx4090x1; "auto" does so only where there are no real ones',
+    },
+)
+COMMANDS = (
+    Command("run", "run the service (the default)", _run, (CONFIG, SIMULATE)),
+    Command("check", "look for what would keep the service from working, and say what to do", _check, (CONFIG,)),
+    Command(
+        "capture",
+        "record what this machine's driver answers, with identifiers masked",
+        _capture,
+        (("file", {"metavar": "FILE", "type": Path, "help": "file to write"}),),
+    ),
+    Command(
+        "docs",
+        "write the generated documents of a source checkout",
+        _docs,
+        (("--check", {"action": "store_true", "help": "write nothing; fail if one of them is stale"}),),
+    ),
+    Command("version", "print the version", _version),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"gpumon: {message}; see gpumon --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gpumon", description="Read the GPUs of this node and serve what they do.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"gpumon {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.help, description=command.help, allow_abbrev=False)
+        for flag, facts in command.arguments:
+            subparser.add_argument(flag, **facts)
+        subparser.set_defaults(run=command.run)
+    return parser
