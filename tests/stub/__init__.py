@@ -1,4 +1,4 @@
-"""Builds and steers the C stand-in for the driver's library; `nvml.c` says what it answers and obeys."""
+"""Builds and steers the C stand-in for the driver's library; `stub.h` says what it answers and obeys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-SOURCE = Path(__file__).with_name("nvml.c")
+SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 LIBRARY = "libnvidia-ml.so.1"
 
 
@@ -41,16 +41,7 @@ def build(folder: Path, without: Iterable[str] = ()) -> Path:
     exports = folder / "exports.map"
     exports.write_text("{ global: nvml*; local: %s };" % " ".join(f"{name};" for name in (*without, "*")))
     flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{_header()}")
-    command = [
-        compiler,
-        *flags,
-        f"-Wl,--version-script={exports}",
-        str(SOURCE),
-        "-o",
-        str(folder / LIBRARY),
-        "-lm",
-        "-pthread",
-    ]
+    command = [compiler, *flags, f"-Wl,--version-script={exports}", *map(str, SOURCES), "-o", str(folder / LIBRARY), "-lm", "-pthread"]
     subprocess.run(command, check=True)
     return folder
 
@@ -76,7 +67,7 @@ def environment(
     control: Path | None = None,
     count: Path | None = None,
 ) -> dict[str, str]:
-    """Give the environment for a child that shall find the library in `folder`; the rest as `nvml.c` says."""
+    """Give the environment for a child that shall find the library in `folder`; the rest as `stub.h` says."""
     settings = {
         "LD_LIBRARY_PATH": str(folder),
         "NVML_STUB_GPUS": str(gpus),
