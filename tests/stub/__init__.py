@@ -15,7 +15,7 @@ SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 LIBRARY = "libnvidia-ml.so.1"
 
 
-class Unbuildable(Exception):
+class UnbuildableError(Exception):
     """The library cannot be built on this machine; the text says what is missing."""
 
 
@@ -32,16 +32,26 @@ class Count(NamedTuple):
 def build(folder: Path, without: Iterable[str] = ()) -> Path:
     """Compile the library into `folder`, which is made and returned; functions named in `without` are left out.
 
-    Raises Unbuildable without a C compiler or NVIDIA's header, CalledProcessError when the source does not fit the header.
+    Raises UnbuildableError without a C compiler or NVIDIA's header, CalledProcessError when the source does not fit the header.
     """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
-        raise Unbuildable("no C compiler (cc)")
+        raise UnbuildableError("no C compiler (cc)")
     folder.mkdir(parents=True, exist_ok=True)
     exports = folder / "exports.map"
-    exports.write_text("{ global: nvml*; local: %s };" % " ".join(f"{name};" for name in (*without, "*")))
+    hidden = " ".join(f"{name};" for name in (*without, "*"))
+    exports.write_text(f"{{ global: nvml*; local: {hidden} }};")
     flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{_header()}")
-    command = [compiler, *flags, f"-Wl,--version-script={exports}", *map(str, SOURCES), "-o", str(folder / LIBRARY), "-lm", "-pthread"]
+    command = [
+        compiler,
+        *flags,
+        f"-Wl,--version-script={exports}",
+        *map(str, SOURCES),
+        "-o",
+        str(folder / LIBRARY),
+        "-lm",
+        "-pthread",
+    ]
     subprocess.run(command, check=True)
     return folder
 
@@ -54,7 +64,7 @@ def _header() -> Path:
     for file in files:
         if file.name == "nvml.h":
             return Path(str(file.locate())).parent
-    raise Unbuildable("no nvml.h (package nvidia-nvml-dev)")
+    raise UnbuildableError("no nvml.h (package nvidia-nvml-dev)")
 
 
 def environment(
