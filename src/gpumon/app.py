@@ -14,9 +14,10 @@ import structlog
 
 from gpumon import __version__, log
 from gpumon.catalog import BUILD, DAEMON, Entity
+from gpumon.gpu.kmsg import KernelLog
 from gpumon.gpu.nvml import Nvml, RefusedError
 from gpumon.gpu.source import GpuSource
-from gpumon.gpu.xid import KernelLog, XidLog
+from gpumon.gpu.xid import XidLog
 from gpumon.host import HostSource
 from gpumon.hub import Hub
 from gpumon.log import Logger
@@ -118,7 +119,7 @@ class Service:
             await server.start()
         kernel_log = KernelLog(xids) if settings.gpu.read_kernel_log and self._driver == "nvml" else None
         if kernel_log is not None:
-            kernel_log.start(asyncio.get_running_loop())
+            kernel_log.start()
         self._handle_signals()
         self._say(server)
         sampling = asyncio.create_task(sampler.run())
@@ -131,7 +132,7 @@ class Service:
             if server is not None:
                 await server.stop()
             if kernel_log is not None:
-                kernel_log.stop()
+                kernel_log.close()
             await self._gpu.stop(STOP_SECONDS)
         if self._gpu.fatal is not None:
             self._logger.error("cannot read GPUs in this process any more", reason=self._gpu.fatal)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumon.gpu.device import Device
+from gpumon.gpu.events import EventWatcher
 from gpumon.gpu.nvml import LIBRARY_NOT_FOUND, UNKNOWN, VERSION_MISMATCH, Nvml, RefusedError, load_error
-from gpumon.gpu.xid import EventWatcher, XidLog, register
+from gpumon.gpu.xid import XidLog
 
 # After this many refusals with UNKNOWN in a row, by a driver that had been open in this process, it will not come back:
 # a container that lost its devices' cgroup permission answers so for ever (nvidia-container-toolkit #48).
@@ -43,7 +44,6 @@ class Driver:
         self.nvml = nvml
         self._xids = xids
         self._devices_path = devices_path
-        self._events: object | None = None
         self._watcher: EventWatcher | None = None
         self._was_open = False
         self._unknowns = 0
@@ -94,24 +94,21 @@ class Driver:
             self._watcher = None
         for device in devices:
             device.free()
-        for function, *args in (("nvmlEventSetFree", self._events), ("nvmlShutdown",)):
-            try:
-                if None not in args:
-                    self.nvml.call(str(function), *args)
-            except RefusedError:
-                pass
-        self._events = None
+        try:
+            self.nvml.close()
+        except RefusedError:
+            pass
 
     def _watch(self) -> None:
-        try:
-            self._events = self.nvml.call("nvmlEventSetCreate")
-        except RefusedError:
-            return  # not Linux, or no events: XIDs come from the kernel log alone
-        self._watcher = EventWatcher(self.nvml, self._events, self._xids)
+        self._watcher = EventWatcher(self.nvml, self._xids)
         self._watcher.start()
 
-    def register_events(self, device: Device) -> None:
-        """Ask for a device's events, on the device's own thread; to be called once it is open."""
-        self._xids.device(device.uuid, device.pci_bus_id, device.handle)
-        if self._events is not None:
-            register(self.nvml, device.handle, self._events)
+    def watch(self, device: Device) -> None:
+        """Take notice of a device's XIDs from now on; called on the device's own thread once it is open."""
+        self._xids.register(device.uuid, device.pci_bus_id)
+        if self._watcher is None:
+            return
+        try:
+            self._watcher.watch(device.uuid, device.handle)
+        except RefusedError:
+            pass  # the door has counted it; XIDs come from the kernel log alone

@@ -86,7 +86,7 @@ class GpuSource:
             longest_gap=GAP_TICKS * interval,
             ledger=self._ledger,
             last_xid_time=xids.last_time,
-            opened=lambda device: self._driver.register_events(device) if self._driver else None,
+            opened=lambda device: self._driver.watch(device) if self._driver else None,
         )
 
     # The tick.
@@ -109,7 +109,7 @@ class GpuSource:
     async def _read_devices(self, now: float, timeout: float) -> list[Entity]:
         if self._state is not _State.OPEN:
             return []
-        round_: Round[DeviceReading | DriverFacts] = Round(asyncio.get_running_loop())
+        round_: Round[DeviceReading | DriverFacts] = Round()
         jobs: list[tuple[Worker, Callable[[], DeviceReading | DriverFacts]]] = [
             (slot.worker, slot.job(now)) for slot in self._slots if slot.due(now)
         ]
@@ -165,7 +165,7 @@ class GpuSource:
             self._adopt(now)
             return
         driver = self._driver
-        results: dict[Worker, Exception | None] = await Round[None](asyncio.get_running_loop()).run(
+        results: dict[Worker, Exception | None] = await Round[None]().run(
             [(self._worker, lambda: self._keep_facts(driver.open()))], timeout
         )
         error = results.get(self._worker)
@@ -216,7 +216,7 @@ class GpuSource:
         self._open_at = 0.0
         self._reopen_at = None
         self._reopens += 1
-        await Round[None](asyncio.get_running_loop()).run([(self._worker, lambda: driver.close(devices))], timeout)
+        await Round[None]().run([(self._worker, lambda: driver.close(devices))], timeout)
         return True
 
     async def release(self) -> str:

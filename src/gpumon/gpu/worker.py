@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Generic, TypeVar
@@ -41,35 +42,60 @@ class Worker:
             job()
 
 
-class Round(Generic[T]):
-    """One job on each of several workers; the loop is woken once, when the last is done or the time is up.
+# While driver calls are quick, devices take turns: eight threads that all want the interpreter at once cost eight times
+# the CPU of one after the other. Whoever has not answered after this many seconds holds up nobody's turn any more.
+TURN_SECONDS = 0.05
 
-    `results` holds what was given in time; an exception a job raised is given as its result.
-    What comes later is dropped, so that an old answer never passes for a new one.
+
+class Round(Generic[T]):
+    """One job on each of several workers, in turn; the loop is woken once, when the last is done or the time is up.
+
+    What comes too late is dropped, so that an old answer never passes for a new one.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._expected = 0
+        self._waiting: deque[tuple[Worker, Callable[[], T]]] = deque()
+        self._left = 0
         self._done = asyncio.Event()
         self._closed = False
-        self.results: dict[Worker, T | Exception] = {}
+        self._results: dict[Worker, T | Exception] = {}
 
     async def run(self, jobs: Iterable[tuple[Worker, Callable[[], T]]], timeout: float) -> dict[Worker, T | Exception]:
-        """Start the jobs and give what is done within `timeout` seconds."""
-        started = list(jobs)
-        self._expected = len(started)
-        for worker, job in started:
-            worker.submit(partial(self._work, worker, job))
-        if started:
-            try:
-                await asyncio.wait_for(self._done.wait(), timeout)
-            except TimeoutError:
-                pass
+        """Do the jobs and give what is done within `timeout` seconds, by worker; what a job raised is its result."""
+        self._waiting.extend(jobs)
+        self._left = left = len(self._waiting)
+        if not left:
+            return {}
+        self._next()
+        try:
+            async with asyncio.timeout(timeout):
+                while not await self._all_done(TURN_SECONDS):
+                    if self._left == left:
+                        self._next()  # nobody answered for a whole turn: go on beside those that are slow
+                    left = self._left
+        except TimeoutError:
+            pass
         with self._lock:
             self._closed = True
-        return self.results
+        return self._results
+
+    async def _all_done(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._done.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _next(self) -> None:
+        """Start the job whose turn it is, if one is left."""
+        with self._lock:
+            if self._closed or not self._waiting:
+                return
+            worker, job = self._waiting.popleft()
+        worker.submit(partial(self._work, worker, job))
 
     def _work(self, worker: Worker, job: Callable[[], T]) -> None:
         result: T | Exception
@@ -81,10 +107,13 @@ class Round(Generic[T]):
             worker.busy_since = None
             if self._closed:
                 return
-            self.results[worker] = result
-            last = len(self.results) == self._expected
-        if last:
-            try:
-                self._loop.call_soon_threadsafe(self._done.set)
-            except RuntimeError:
-                pass  # the loop was closed while a driver call hung
+            self._results[worker] = result
+            self._left -= 1
+            last = not self._left
+        if not last:
+            self._next()
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._done.set)
+        except RuntimeError:
+            pass  # the loop was closed while a driver call hung
