@@ -1,0 +1,20 @@
+"""A simulated NVIDIA driver below nvidia-ml-py, so that the real code runs over it: for demos, tests and benchmarks."""
+
+from __future__ import annotations
+
+from gpumon.gpu.simulate.device import NO_INSTANCE, SimulatedProcess
+from gpumon.gpu.simulate.library import SimulatedLibrary
+from gpumon.gpu.simulate.loads import LOADS
+from gpumon.gpu.simulate.models import MODELS, Model
+from gpumon.gpu.simulate.profiles import Profile, parse_profile
+
+__all__ = [
+    "LOADS",
+    "MODELS",
+    "NO_INSTANCE",
+    "Model",
+    "Profile",
+    "SimulatedLibrary",
+    "SimulatedProcess",
+    "parse_profile",
+]
