@@ -90,16 +90,12 @@ def data_dir(settings: Settings) -> Finding:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     advice = "set service.data_dir (GPUMON_SERVICE_DATA_DIR), or make it writable for this user"
     try:
-        if there == path:
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        elif not there.is_dir():
-            return Finding(Status.WARN, f"{path} cannot be made: {there} is no folder", advice)
-        elif not os.access(there, os.W_OK | os.X_OK):
-            return Finding(Status.WARN, f"{path} cannot be made: {there} is not writable", advice)
+        with tempfile.TemporaryFile(dir=there):  # has no name, so nothing is left behind
+            pass
         free = shutil.disk_usage(there).free
     except OSError as error:
-        return Finding(Status.WARN, f"{path} cannot be written to ({error.strerror or error})", advice)
+        what = "written to" if there == path else f"made in {there}"
+        return Finding(Status.WARN, f"{path} cannot be {what} ({error.strerror or error})", advice)
     found = f"{path}{'' if there == path else ' (will be made)'}, {free / (1 << 30):.1f} GiB free"
     if free < ROOM_BYTES:
         return Finding(Status.WARN, found, "a week of eight GPUs takes about 1 GB: make room, or set service.data_dir")

@@ -1,0 +1,400 @@
+"""`gpumon check` says what is wrong and what to do, and nothing it looks at can make it fail or hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumon.apart import apart
+from gpumon.check import CHECKS, Check, driver, examine, line, machine
+from gpumon.check.finding import Finding, Status
+from gpumon.gpu.nvml import Nvml
+from gpumon.settings import Settings
+from tests import stub
+
+DEFAULT = Settings()
+
+
+def with_options(section: str, **options: object) -> Settings:
+    """Give the default settings with some options of one section changed."""
+    return replace(DEFAULT, **{section: replace(getattr(DEFAULT, section), **options)})
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a driver's library in C."""
+    try:
+        return stub.build(tmp_path_factory.mktemp("nvml"))
+    except stub.Unbuildable as missing:
+        pytest.skip(str(missing))
+
+
+def report(environ: dict[str, str], *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Run `gpumon check`; give its exit code and, by name, each line's status and text."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gpumon", "check", *arguments],
+        env=environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    lines: dict[str, tuple[str, str]] = {}
+    for text in done.stdout.splitlines():
+        name = next(name for name in ("settings", *(row.name for row in CHECKS)) if text[5:].startswith(f"{name} "))
+        lines[name] = text[:5].strip(), text[5 + len(name) :].strip()
+    assert list(lines) == ["settings", *(row.name for row in CHECKS)]
+    return done.returncode, lines
+
+
+# The report as a whole
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def plain_environment(**variables: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "GPUMON_TELEMETRY_METRICS_PORT": free_port()} | variables
+
+
+def test_a_node_without_a_driver_can_work() -> None:
+    """No driver is a warning with its reason, not a failure: CPU nodes are served, too."""
+    if driver.load_error() == "":
+        pytest.skip("this machine has a driver")
+    code, lines = report(plain_environment())
+    assert code == 0
+    assert lines["driver"][0] == "warn"
+    assert "cannot open shared object file" in lines["driver"][1]
+    assert lines["GPUs"] == ("info", "not looked at without a driver")
+
+
+def test_a_whole_driver_is_ok(library: Path) -> None:
+    """With a driver that answers, its version and its GPUs are named."""
+    code, lines = report(stub.environment(library, gpus=3, mig=True) | plain_environment())
+    assert code == 0
+    assert lines["driver"][0] == "ok"
+    assert lines["driver"][1].startswith("driver ")
+    assert lines["GPUs"][0] == "ok"
+    assert lines["GPUs"][1].startswith("3 x ")
+    assert lines["readings"] == ("ok", "none is refused for want of permission")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "advice"),
+    [
+        (4, "NO_PERMISSION", "/dev/nvidiactl"),
+        (9, "DRIVER_NOT_LOADED", "modprobe nvidia"),
+        (18, "LIB_RM_VERSION_MISMATCH", "different versions"),
+        (999, "UNKNOWN", "create the container anew"),
+    ],
+)
+def test_a_driver_that_refuses_is_a_failure(library: Path, tmp_path: Path, code: int, reason: str, advice: str) -> None:
+    """Where nothing can be read the check fails, with NVML's reason and what to do."""
+    stub.order(tmp_path / "orders", f"fail {code}")
+    exit_code, lines = report(stub.environment(library, control=tmp_path / "orders") | plain_environment())
+    assert exit_code == 1
+    assert lines["driver"][0] == "fail"
+    assert reason in lines["driver"][1]
+    assert advice in lines["driver"][1]
+
+
+def test_a_library_that_is_none_is_a_failure(tmp_path: Path) -> None:
+    """A library that is there but cannot be loaded is named with the loader's own words."""
+    (tmp_path / stub.LIBRARY).write_bytes(b"\x7fELF, but no more of it")
+    code, lines = report(plain_environment(LD_LIBRARY_PATH=str(tmp_path)))
+    assert code == 1
+    assert lines["driver"][0] == "fail"
+    assert "file too short" in lines["driver"][1] or "invalid ELF header" in lines["driver"][1]
+
+
+def test_a_lost_gpu_is_named_and_the_others_are_counted(library: Path, tmp_path: Path) -> None:
+    """One GPU that is gone is a warning; the rest can be read."""
+    stub.order(tmp_path / "orders", "lost 1")
+    code, lines = report(stub.environment(library, gpus=4, control=tmp_path / "orders") | plain_environment())
+    assert code == 0
+    assert lines["GPUs"][0] == "warn"
+    assert "GPU 1 answers GPU_IS_LOST" in lines["GPUs"][1]
+    assert "3 x " in lines["GPUs"][1]
+
+
+HANGING = """
+from gpumon.check import CHECKS, examine, line
+from gpumon.settings import Settings
+row = next(row for row in CHECKS if row.name == "GPUs")
+print(line(row.name, examine(row, Settings(), limit_secs=0.5)), end="")
+"""
+
+
+def test_a_driver_that_hangs_does_not_hang_the_check(library: Path, tmp_path: Path) -> None:
+    """A call that never returns is a failure after the limit, with what to do."""
+    stub.order(tmp_path / "orders", "hang 0")
+    environ = stub.environment(library, control=tmp_path / "orders") | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", HANGING], env=environ, capture_output=True, text=True, timeout=20)
+    assert done.stderr == ""
+    assert done.stdout.startswith("fail GPUs ")
+    assert "hangs: no answer within 0.5 s; a GPU may have to be reset" in done.stdout
+
+
+def test_wrong_settings_fail_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
+    """The sentence of the settings is a line like the others."""
+    code, lines = report(plain_environment(), "--config", str(tmp_path / "none.toml"))
+    assert code == 1
+    assert lines["settings"][0] == "fail"
+    assert "none.toml: No such file or directory; correct it" in lines["settings"][1]
+
+
+def test_the_report_can_be_cut_short() -> None:
+    """A reader that has seen enough is no reason for a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpumon", "check"],
+            env=plain_environment(PYTHONPATH=os.pathsep.join(sys.path), HOME="/nowhere"),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.stderr == ""
+
+
+# One check at a time
+
+
+def raises(settings: Settings) -> Finding:
+    raise RuntimeError("two\nlines")
+
+
+def dies(settings: Settings) -> Finding:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def hangs(settings: Settings) -> Finding:
+    signal.pause()
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        (raises, "the check itself failed: RuntimeError: two lines"),
+        (dies, "the check was ended: ended by signal 9"),
+        (hangs, "hangs: no answer within 0.3 s; do this"),
+    ],
+)
+def test_a_check_that_goes_wrong_is_that_checks_failure(look: Any, said: str) -> None:
+    """Whatever a check does, its line says so, and there is a next one."""
+    text = line("row", examine(Check("row", look, "do this"), DEFAULT, limit_secs=0.3 if look is hangs else 30))
+    assert text.split() == ["fail", "row", *said.split()]
+    assert text.count("\n") == 1
+
+
+class Denying:
+    """A driver's library with one GPU and one MIG device, that denies some functions and answers nothing of interest."""
+
+    def __init__(self, *denied: str) -> None:
+        self.denied = denied
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any) -> int:
+            self.asked.append(name)
+            # The GPU's memory is asked for first, its MIG device's second.
+            if name in self.denied or (f"second {name}" in self.denied and self.asked.count(name) == 2):
+                return 4
+            if "Count" in name:
+                args[-1]._obj.value = 1
+            if name == "nvmlDeviceGetMemoryInfo":
+                args[1]._obj.total = 1
+            return 0
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("denied", "status", "said"),
+    [
+        ((), Status.OK, "none is refused"),
+        (("nvmlDeviceGetPowerUsage",), Status.WARN, "nvmlDeviceGetPowerUsage"),
+        (driver.PROBES, Status.FAIL, "nvmlDeviceGetMemoryInfo"),
+        (("second nvmlDeviceGetMemoryInfo",), Status.WARN, "on MIG devices"),
+    ],
+)
+def test_readings_denied_are_named(denied: tuple[str, ...], status: Status, said: str) -> None:
+    """What this process may not read is named; it is a failure only when that is everything."""
+    finding = apart(lambda: driver.readings(DEFAULT, Nvml(Denying(*denied))))
+    assert finding.status is status
+    assert said in finding.found
+    assert (finding.advice == "") == (status is Status.OK)
+
+
+def test_what_is_switched_off_is_not_looked_at() -> None:
+    """Each switch is named by the check that it makes needless."""
+    off = replace(
+        DEFAULT,
+        gpu=replace(DEFAULT.gpu, enable_nvml=False, read_kernel_log=False),
+        ollama=replace(DEFAULT.ollama, enabled=False),
+        telemetry=replace(DEFAULT.telemetry, enable_prometheus=False),
+    )
+    for look, name in (
+        (driver.library, "gpu.enable_nvml"),
+        (machine.nvidia_smi, "gpu.fallback_to_nvidia_smi"),
+        (machine.kernel_log, "gpu.read_kernel_log"),
+        (machine.metrics_port, "telemetry.enable_prometheus"),
+        (machine.model_servers, "ollama.enabled"),
+    ):
+        finding = look(off)
+        assert finding.status is Status.INFO
+        assert f"{name} is false" in finding.found
+
+
+def test_a_library_missing_where_a_driver_is_there_is_a_failure(tmp_path: Path) -> None:
+    """A container that was given devices but not the library would read nothing."""
+    reason = "libnvidia-ml.so.1: cannot open shared object file: No such file or directory"
+    assert driver.library(DEFAULT, why_not_loaded=lambda: reason, dev=tmp_path).status is Status.WARN
+    (tmp_path / "nvidiactl").touch()
+    finding = driver.library(DEFAULT, why_not_loaded=lambda: reason, dev=tmp_path)
+    assert finding.status is Status.FAIL
+    assert "capability utility" in finding.advice
+
+
+def test_nvidia_smi_is_looked_for_where_it_is_wanted(tmp_path: Path) -> None:
+    """Its path is given, or that there is none."""
+    wanted = with_options("gpu", fallback_to_nvidia_smi=True, nvidia_smi_path=str(tmp_path / "smi"))
+    assert machine.nvidia_smi(wanted).status is Status.WARN
+    (tmp_path / "smi").touch(0o755)
+    assert machine.nvidia_smi(wanted) == Finding(Status.OK, str(tmp_path / "smi"))
+
+
+def test_kernel_log(tmp_path: Path) -> None:
+    """A log that cannot be opened is a warning, because NVML's own events remain."""
+    (tmp_path / "kmsg").touch()
+    assert machine.kernel_log(DEFAULT, tmp_path / "kmsg").status is Status.OK
+    finding = machine.kernel_log(DEFAULT, tmp_path / "none")
+    assert finding.status is Status.WARN
+    assert "CAP_SYSLOG" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("namespace", "comm", "status"),
+    [
+        ("pid:[4026531836]", None, Status.OK),
+        ("pid:[4026532201]", "kthreadd", Status.WARN),
+        (None, "kthreadd\n", Status.OK),
+        (None, "sleep\n", Status.WARN),
+        (None, None, Status.WARN),
+    ],
+)
+def test_pid_view(tmp_path: Path, namespace: str | None, comm: str | None, status: Status) -> None:
+    """The host's view is told by the namespace, or else by the kernel threads; another is a warning with both remedies."""
+    if namespace:
+        (tmp_path / "self/ns").mkdir(parents=True)
+        (tmp_path / "self/ns/pid").symlink_to(namespace)
+    if comm:
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2/comm").write_text(comm)
+    finding = machine.pid_view(DEFAULT, tmp_path)
+    assert finding.status is status
+    if status is Status.WARN:
+        assert "--pid=host" in finding.advice
+        assert "hostPID: true" in finding.advice
+
+
+def test_kubelet(tmp_path: Path) -> None:
+    """Its socket is wanted in Kubernetes only, and must be one that can be opened."""
+    path = tmp_path / "kubelet.sock"
+    assert machine.kubelet(DEFAULT, path, in_kubernetes=False).status is Status.INFO
+    assert machine.kubelet(DEFAULT, path, in_kubernetes=True).status is Status.WARN
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        assert "Connection refused" in machine.kubelet(DEFAULT, path, in_kubernetes=True).found
+        server.listen()
+        assert machine.kubelet(DEFAULT, path, in_kubernetes=True).status is Status.OK
+
+
+def test_data_dir(tmp_path: Path) -> None:
+    """A folder that is there, one that can be made, and ones that cannot be; nothing is made or left behind."""
+    good = machine.data_dir(with_options("service", data_dir=str(tmp_path)))
+    new = machine.data_dir(with_options("service", data_dir=str(tmp_path / "a/b")))
+    assert {good.status, new.status} <= {Status.OK, Status.WARN}  # WARN where this machine's disk is nearly full
+    assert "GiB free" in good.found
+    assert "(will be made)" in new.found
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path / "file/a", "cannot be made in"), (Path("/proc/fs"), "cannot be written to")):
+        finding = machine.data_dir(with_options("service", data_dir=str(path)))
+        assert finding.status is Status.WARN
+        assert said in finding.found
+        assert "service.data_dir" in finding.advice
+
+
+def look_at_port(address: str, number: int) -> Finding:
+    return machine.metrics_port(with_options("telemetry", metrics_address=address, metrics_port=number))
+
+
+def test_a_port_in_use_is_a_failure_that_names_the_setting() -> None:
+    """The process that has it is named, and the setting that changes it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1]
+        for address in ("127.0.0.1", "0.0.0.0", "localhost"):
+            finding = look_at_port(address, number)
+            assert finding.status is Status.FAIL
+            assert f"{address}:{number} is in use by " in finding.found
+            assert f"(pid {os.getpid()})" in finding.found
+            assert "GPUMON_TELEMETRY_METRICS_PORT" in finding.advice
+    assert look_at_port("127.0.0.1", number) == Finding(Status.OK, f"127.0.0.1:{number} is free")
+
+
+def test_an_address_of_another_machine_is_a_failure() -> None:
+    """192.0.2.1 is reserved for examples, so it is nobody's."""
+    finding = look_at_port("192.0.2.1", 9090)
+    assert finding.status is Status.FAIL
+    assert finding.advice == "set telemetry.metrics_address"
+
+
+LISTENER = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def running_gpumon() -> Iterator[int]:
+    """Give the port of a process that is called gpumon."""
+    command = ["gpumon", "-c", LISTENER]
+    with subprocess.Popen(
+        command, executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_a_port_in_use_by_gpumon_itself_is_ok(running_gpumon: int) -> None:
+    """`gpumon check` beside the running service, as in kubectl exec, is no failure."""
+    finding = look_at_port("127.0.0.1", running_gpumon)
+    assert finding.status is Status.OK
+    assert "is in use by gpumon (pid " in finding.found
+
+
+def test_model_servers() -> None:
+    """Ollama is tried at the port or the URL that is set, and nowhere else; its absence is no failure."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1]
+        for options in ({"api_port": number}, {"api_url": f"http://127.0.0.1:{number}/ollama"}):
+            finding = machine.model_servers(with_options("ollama", **options))
+            assert finding == Finding(Status.OK, f"Ollama answers at 127.0.0.1:{number}")
+    finding = machine.model_servers(with_options("ollama", api_port=number))
+    assert finding.status is Status.INFO
+    assert "Connection refused" in finding.found
