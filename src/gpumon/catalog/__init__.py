@@ -7,6 +7,7 @@ from gpumon.catalog.health import (
     AGE,
     BUILD,
     DAEMON,
+    EXPORT,
     GPU_DOWN,
     GPU_HEALTH,
     HEALTH_KINDS,
@@ -28,17 +29,19 @@ from gpumon.catalog.model import (
     Label,
     Otel,
     Reading,
+    Since,
     Snapshot,
     Source,
 )
 
 # In the order in which they are documented and exposed.
-KINDS = (DAEMON, AGE, BUILD, SOURCE, GPU_HEALTH, GPU_DOWN, SUPPORT, NVML_ERRORS, *GPU_KINDS, HOST, PROCESS)
+KINDS = (DAEMON, AGE, BUILD, SOURCE, GPU_HEALTH, GPU_DOWN, SUPPORT, NVML_ERRORS, EXPORT, *GPU_KINDS, HOST, PROCESS)
 
 __all__ = [
     "AGE",
     "BUILD",
     "DAEMON",
+    "EXPORT",
     "FAN",
     "GPU",
     "GPU_DOWN",
@@ -67,6 +70,7 @@ __all__ = [
     "Label",
     "Otel",
     "Reading",
+    "Since",
     "Snapshot",
     "Source",
 ]

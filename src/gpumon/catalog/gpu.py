@@ -6,6 +6,8 @@ A call whose name does not begin with "nvml" is put together from several in `gp
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpumon.catalog.model import (
     Cadence,
     Call,
@@ -27,8 +29,8 @@ RATIO = (0.0, 1.0)
 
 GPU_LABELS = (
     Label("gpu_id", "NVML index of the device."),
-    Label("gpu_name", "Product name.", (Call("nvmlDeviceGetName"),)),
-    Label("gpu_uuid", "Permanent identifier of the device; the one label to join on.", (Call("nvmlDeviceGetUUID"),)),
+    Label("gpu_name", "Product name.", (Call("nvmlDeviceGetName"),), "hw.name"),
+    Label("gpu_uuid", "Permanent identifier of the device; to join on.", (Call("nvmlDeviceGetUUID"),), "hw.id"),
 )
 
 # nvmlClocksEventReasons: the bit of each reason in the mask, and the field that counts its time, where there is one.
@@ -131,7 +133,7 @@ MEMORY = (
             Call("nvmlDeviceGetMemoryInfo", pick="used"),
             Computed("system_memory_used", "unified memory, from /proc/meminfo"),
         ),
-        otel=Otel("hw.gpu.memory.usage"),
+        otel=Otel("hw.gpu.memory.usage", additive=True),
         column="memory_used",
     ),
     Reading(
@@ -142,7 +144,7 @@ MEMORY = (
             Call("nvmlDeviceGetMemoryInfo", pick="total"),
             Computed("system_memory_total", "unified memory, from /proc/meminfo"),
         ),
-        otel=Otel("hw.gpu.memory.limit"),
+        otel=Otel("hw.gpu.memory.limit", additive=True),
         column="memory_total",
     ),
     Reading(
@@ -379,7 +381,7 @@ LINKS = (
             ("ecc_data",): (Field("NVML_FI_DEV_NVLINK_ECC_DATA_ERROR_COUNT_TOTAL"),),
         },
         cadence=SLOW,
-        otel=Otel("hw.errors", "{error}", attributes=(("hw.type", "gpu"), ("error.type", "nvlink"))),
+        otel=Otel("hw.errors", "{error}", attributes=(("hw.type", "gpu"),), labels=(("kind", "error.type"),)),
     ),
     Reading(
         name="fabric_state",
@@ -417,7 +419,7 @@ FAULTS = (
             for scope, counter in ECC_SCOPES.items()
         },
         cadence=SLOW,
-        otel=Otel("hw.errors", "{error}", attributes=(("hw.type", "gpu"), ("error.type", "ecc"))),
+        otel=Otel("hw.errors", "{error}", attributes=(("hw.type", "gpu"),), labels=(("severity", "error.type"),)),
     ),
     Reading(
         name="retired_pages",
@@ -523,11 +525,11 @@ GPU_INFO = EntityKind(
     prefix="gpu",
     labels=(
         *GPU_LABELS,
-        Label("driver_version", "Driver's version.", (Call("driver_version"),)),
+        Label("driver_version", "Driver's version.", (Call("nvmlSystemGetDriverVersion"),), "hw.driver_version"),
         Label("cuda_version", "Newest CUDA version the driver supports.", (Call("cuda_version"),)),
         Label("pci_bus_id", "PCI address.", (Call("nvmlDeviceGetPciInfo", pick="busId"),)),
-        Label("serial", "Serial number on the board.", (Call("nvmlDeviceGetSerial"),)),
-        Label("vbios_version", "VBIOS version.", (Call("nvmlDeviceGetVbiosVersion"),)),
+        Label("serial", "Serial number on the board.", (Call("nvmlDeviceGetSerial"),), "hw.serial_number"),
+        Label("vbios_version", "VBIOS version.", (Call("nvmlDeviceGetVbiosVersion"),), "hw.firmware_version"),
         Label("architecture", "Name of the architecture.", (Call("architecture"),)),
         Label("minor_number", "Number N of /dev/nvidiaN.", (Call("nvmlDeviceGetMinorNumber"),)),
         Label("numa_node", "NUMA node the GPU is attached to.", (Call("nvmlDeviceGetNumaNodeId"),)),
@@ -605,10 +607,11 @@ FAN = EntityKind(
 )
 
 MIG_LABELS = (
-    *GPU_LABELS,
+    # In OpenTelemetry's terms the MIG device is the hardware here, and the GPU its parent.
+    *(replace(label, otel="hw.parent") if label.name == "gpu_uuid" else label for label in GPU_LABELS),
     Label("gpu_instance_id", "GPU instance on the device.", (Call("nvmlDeviceGetGpuInstanceId"),)),
     Label("compute_instance_id", "Compute instance in the GPU instance.", (Call("nvmlDeviceGetComputeInstanceId"),)),
-    Label("mig_uuid", "Identifier of the MIG device.", (Call("nvmlDeviceGetUUID"),)),
+    Label("mig_uuid", "Identifier of the MIG device.", (Call("nvmlDeviceGetUUID"),), "hw.id"),
 )
 
 MIG = EntityKind(
@@ -624,7 +627,7 @@ MIG = EntityKind(
                 Call("nvmlDeviceGetMemoryInfo", MEMORY_V2, pick="used"),
                 Call("nvmlDeviceGetMemoryInfo", pick="used"),
             ),
-            otel=Otel("hw.gpu.memory.usage"),
+            otel=Otel("hw.gpu.memory.usage", additive=True),
         ),
         Reading(
             name="memory_total_bytes",
@@ -633,7 +636,7 @@ MIG = EntityKind(
                 Call("nvmlDeviceGetMemoryInfo", MEMORY_V2, pick="total"),
                 Call("nvmlDeviceGetMemoryInfo", pick="total"),
             ),
-            otel=Otel("hw.gpu.memory.limit"),
+            otel=Otel("hw.gpu.memory.limit", additive=True),
         ),
         *PROFILING,
     ),

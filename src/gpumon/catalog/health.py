@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpumon.catalog.gpu import GPU_LABELS
-from gpumon.catalog.model import EntityKind, Label, Otel, Reading
+from gpumon.catalog.model import EntityKind, Label, Otel, Reading, Since
 
 DAEMON = EntityKind(
     "daemon",
@@ -58,7 +58,7 @@ GPU_HEALTH = EntityKind(
         Reading(
             name="up",
             help="1 while the GPU answers, 0 while it is lost, hung or refuses.",
-            otel=Otel("hw.status", "1", attributes=(("hw.type", "gpu"), ("hw.state", "ok"))),
+            otel=Otel("hw.status", "1", attributes=(("hw.type", "gpu"), ("hw.state", "ok")), additive=True),
         ),
         Reading(name="hung", help="1 while a driver call for the GPU does not return."),
         Reading(name="lost_total", help="Times the GPU went down since gpumon started."),
@@ -111,15 +111,16 @@ HOST = EntityKind(
         Reading(
             name="cpu_seconds_total",
             help="Time of all cores not spent idle, since boot.",
+            since=Since.BOOT,
             otel=Otel("system.cpu.time", "s"),
         ),
-        Reading(name="cpu_count", help="Logical CPUs.", otel=Otel("system.cpu.logical.count", "{cpu}")),
-        Reading(name="load1", help="Load average of one minute.", otel=Otel("system.linux.load1", "{thread}")),
-        Reading(name="memory_total_bytes", help="Memory.", otel=Otel("system.memory.limit", "By")),
+        Reading(name="cpu_count", help="Logical CPUs.", otel=Otel("system.cpu.logical.count", "{cpu}", additive=True)),
+        Reading(name="load1", help="Load average of one minute.", otel=Otel("system.cpu.load_average.1m", "{thread}")),
+        Reading(name="memory_total_bytes", help="Memory.", otel=Otel("system.memory.limit", "By", additive=True)),
         Reading(
             name="memory_available_bytes",
             help="Memory that can be had without swapping.",
-            otel=Otel("system.linux.memory.available", "By"),
+            otel=Otel("system.linux.memory.available", "By", additive=True),
         ),
         Reading(name="boot_time_seconds", help="Unix time of the machine's start."),
     ),
@@ -136,23 +137,45 @@ PROCESS = EntityKind(
         Reading(
             name="process_resident_memory_bytes",
             help="Memory of gpumon that is resident.",
-            otel=Otel("process.memory.usage", "By"),
+            otel=Otel("process.memory.usage", "By", additive=True),
         ),
         Reading(
             name="process_virtual_memory_bytes",
             help="Address space of gpumon.",
-            otel=Otel("process.memory.virtual", "By"),
+            otel=Otel("process.memory.virtual", "By", additive=True),
         ),
         Reading(name="process_start_time_seconds", help="Unix time at which gpumon's process started."),
         Reading(
             name="process_open_fds",
             help="Files gpumon has open.",
-            otel=Otel("process.unix.file_descriptor.count", "{file_descriptor}"),
+            otel=Otel("process.unix.file_descriptor.count", "{file_descriptor}", additive=True),
         ),
         Reading(name="process_max_fds", help="Files gpumon may open."),
-        Reading(name="process_threads", help="Threads of gpumon.", otel=Otel("process.thread.count", "{thread}")),
+        Reading(
+            name="process_threads",
+            help="Threads of gpumon.",
+            otel=Otel("process.thread.count", "{thread}", additive=True),
+        ),
+    ),
+)
+
+EXPORT = EntityKind(
+    "export",
+    "A way by which readings are sent out.",
+    prefix="export",
+    labels=(Label("exporter", '"otlp" for metrics by OTLP, "otlp_traces" for spans.'),),
+    readings=(
+        Reading(
+            name="success", help="1 when the last attempt to send was accepted, 0 when not; absent before the first."
+        ),
+        Reading(name="failures_total", help="Attempts to send that failed, since gpumon started."),
+        Reading(
+            name="dropped_total",
+            help="Data points or spans that nobody took, since gpumon started: rejected, or given up for newer ones.",
+        ),
+        Reading(name="duration_seconds", help="Time the last attempt to send took."),
     ),
 )
 
 # Served also when the snapshot is too old to serve the rest.
-HEALTH_KINDS = (DAEMON, BUILD, SOURCE, GPU_HEALTH, GPU_DOWN, SUPPORT, NVML_ERRORS, PROCESS)
+HEALTH_KINDS = (DAEMON, BUILD, SOURCE, GPU_HEALTH, GPU_DOWN, SUPPORT, NVML_ERRORS, EXPORT, PROCESS)

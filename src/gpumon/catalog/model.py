@@ -10,6 +10,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
+class Since(Enum):
+    """When a counter began to count."""
+
+    GPUMON = "gpumon's start"
+    BOOT = "the machine's start"
+    SOURCE = "whenever its source began; nobody says when"
+
+
 class Cadence(Enum):
     """How often a reading is made."""
 
@@ -74,12 +82,18 @@ Source = Call | Field | Gpm | Computed
 
 @dataclass(frozen=True, slots=True)
 class Otel:
-    """A reading's place in OpenTelemetry's semantic conventions; without one its name is derived."""
+    """A reading's place in OpenTelemetry's semantic conventions; without one its name is derived.
+
+    `attributes` are fixed ones; `labels` says which attribute a label of the reading becomes, if not its own name.
+    `additive` marks what the conventions make an UpDownCounter, because its sum over things means something.
+    """
 
     name: str
     unit: str | None = None
     scale: float = 1.0
     attributes: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    additive: bool = False
 
 
 # Unit by the last word of a name (DESIGN: base units, unit last), as UCUM for OpenTelemetry.
@@ -102,6 +116,7 @@ class Reading:
     `sources` are tried in order: the first that the device supports is used.
     A reading with `labels` has one value per key of `values`, each with its own sources.
     `limits` are the lowest and highest believable value; what lies outside was no reading.
+    `since` says from when a counter counts, where that does not follow from its sources.
     `column` is the storage column where it differs from the derived one.
     """
 
@@ -114,6 +129,7 @@ class Reading:
     limits: tuple[float, float] | None = None
     otel: Otel | None = None
     column: str | None = None
+    since: Since | None = None
 
     @property
     def counter(self) -> bool:
@@ -142,11 +158,20 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One label of an entity; `sources` say how an identity label of a device is read."""
+    """One label of an entity; `sources` say how an identity label of a device is read.
+
+    `otel` is the OpenTelemetry attribute it becomes, where the conventions have one.
+    """
 
     name: str
     help: str
     sources: tuple[Source, ...] = ()
+    otel: str | None = None
+
+    @property
+    def attribute(self) -> str:
+        """Give the OpenTelemetry attribute's name: the conventions' own, else the label's."""
+        return self.otel or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +188,22 @@ class Column:
         if self.reading.column and not self.key:
             return self.reading.column
         return _insert_before_unit(self.reading, self.key)
+
+    @property
+    def since(self) -> Since:
+        """Say from when a counter counts: what a driver counts began before gpumon, what gpumon counts, with it."""
+        if self.reading.since is not None:
+            return self.reading.since
+        read = any(not isinstance(source, Computed) for source in self.sources)
+        return Since.SOURCE if read else Since.GPUMON
+
+    @property
+    def attributes(self) -> tuple[tuple[str, str], ...]:
+        """Give the OpenTelemetry attributes that tell this column from the others of its entity."""
+        otel = self.reading.otel or Otel("")
+        renamed = dict(otel.labels)
+        names = (renamed.get(label, label) for label in self.reading.labels)
+        return otel.attributes + tuple(zip(names, self.key, strict=True))
 
 
 def _insert_before_unit(reading: Reading, key: tuple[str, ...]) -> str:

@@ -273,18 +273,19 @@ def _mig_profile(nvml: Nvml, handle: Handle) -> str:
 
 
 def _driver_version(nvml: Nvml, _handle: Handle) -> str:
+    """Asked for like a device's own facts, but the same for all."""
     return str(pynvml.nvmlSystemGetDriverVersion())
 
 
 _COMPOSED: dict[str, Callable[..., Any]] = {
     "architecture": _architecture,
     "cuda_version": _cuda_version,
-    "driver_version": _driver_version,
     "ecc_mode": _switch("nvmlDeviceGetEccMode", 0),
     "fabric_info": _fabric_info,
     "memory_kind": _memory_kind,
     "mig_mode": _switch("nvmlDeviceGetMigMode", 0),
     "mig_profile": _mig_profile,
     "nvmlDeviceGetMemoryInfo": _memory_info,
+    "nvmlSystemGetDriverVersion": _driver_version,
     "persistence_mode": _switch("nvmlDeviceGetPersistenceMode", None),
 }
