@@ -21,7 +21,7 @@ def test_otel_series_are_unique() -> None:
     derived = [kind.otel_name(reading) for kind in KINDS for reading in kind.readings if reading.otel is None]
     assert len(derived) == len(set(derived))
     for kind in KINDS:
-        named = [(reading.otel.name, reading.otel.attributes) for reading in kind.readings if reading.otel]
+        named = [(kind.otel_name(column.reading), column.attributes) for column in kind.columns]
         assert len(named) == len(set(named))
 
 

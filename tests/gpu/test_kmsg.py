@@ -28,7 +28,7 @@ def fifo(folder: Path) -> tuple[Path, int]:
 async def until(true: Callable[[], bool]) -> None:
     """Let the loop turn until something is so; fails the test after five seconds."""
     async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110 - nothing to be told by: the condition is in what the test looks at
+        while not true():
             await asyncio.sleep(0)
 
 
