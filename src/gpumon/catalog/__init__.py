@@ -14,8 +14,10 @@ from gpumon.catalog.health import (
     HOST,
     NVML_ERRORS,
     PROCESS,
+    SNAPSHOT_AGE,
     SOURCE,
     SUPPORT,
+    UP,
 )
 from gpumon.catalog.model import (
     Cadence,
@@ -57,8 +59,10 @@ __all__ = [
     "NVLINK",
     "NVML_ERRORS",
     "PROCESS",
+    "SNAPSHOT_AGE",
     "SOURCE",
     "SUPPORT",
+    "UP",
     "Cadence",
     "Call",
     "Column",

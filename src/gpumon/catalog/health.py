@@ -5,13 +5,13 @@ from __future__ import annotations
 from gpumon.catalog.gpu import GPU_LABELS
 from gpumon.catalog.model import EntityKind, Label, Otel, Reading, Since
 
+UP = Reading(name="up", help="1 while the newest snapshot is fresh, 0 when sampling has stopped or is too far behind.")
+
 DAEMON = EntityKind(
     "daemon",
     "gpumon itself.",
     readings=(
-        Reading(
-            name="up", help="1 while the newest snapshot is fresh, 0 when sampling has stopped or is too far behind."
-        ),
+        UP,
         Reading(name="gpu_count", help="GPUs the driver lists; 0 without a driver."),
         Reading(name="ticks_total", help="Snapshots taken since gpumon started."),
         Reading(name="late_ticks_total", help="Ticks left out because the one before took too long."),
