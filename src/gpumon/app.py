@@ -56,7 +56,10 @@ def _library(settings: Settings, simulate: str | None) -> tuple[Nvml | None, str
         # Only here, so that a daemon on real GPUs does not carry the simulation.
         from gpumon.gpu.simulate import SimulatedLibrary, parse_profile
 
-        return Nvml(SimulatedLibrary(parse_profile(simulate))), "simulated"
+        try:
+            return Nvml(SimulatedLibrary(parse_profile(simulate))), "simulated"
+        except ValueError as error:
+            raise StartError(f"--simulate: {error}") from error
     return (Nvml(), "nvml") if settings.gpu.enable_nvml else (None, "none")
 
 
@@ -116,7 +119,10 @@ class Service:
                 resume=self._gpu.resume,
                 web_config=self._web_config,
             )
-            await server.start()
+            try:
+                await server.start()
+            except OSError as error:
+                raise StartError(str(error)) from error
         kernel_log = KernelLog(xids) if settings.gpu.read_kernel_log and self._driver == "nvml" else None
         if kernel_log is not None:
             kernel_log.start()
@@ -166,7 +172,7 @@ class Service:
         if trouble is not None:
             self._logger.warning("data directory cannot be used", data_dir=str(data_dir), reason=trouble)
         if server is not None:
-            scheme = "https" if self._web_config is not None and self._web_config.tls else "http"
+            scheme = "https" if self._web_config is not None and self._web_config.context is not None else "http"
             port = self._settings.telemetry.metrics_port
             self._logger.info("gpumon is running", version=__version__, metrics=f"{scheme}://localhost:{port}/metrics")
 

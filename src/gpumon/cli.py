@@ -48,9 +48,12 @@ def _run(given: argparse.Namespace) -> int:
     settings = read_apart(given.config)
     web_config = None
     if settings.telemetry.enable_prometheus and settings.telemetry.web_config_file:
-        from gpumon.web.webconfig import read_web_config_apart
+        from gpumon.web.webconfig import load_web_config
 
-        web_config = read_web_config_apart(settings.telemetry.web_config_file)
+        try:
+            web_config = load_web_config(settings.telemetry.web_config_file)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
     from gpumon import app
 
     try:

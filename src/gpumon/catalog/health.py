@@ -114,7 +114,7 @@ HOST = EntityKind(
             since=Since.BOOT,
             otel=Otel("system.cpu.time", "s"),
         ),
-        Reading(name="cpu_count", help="Logical CPUs.", otel=Otel("system.cpu.logical.count", "{cpu}", additive=True)),
+        Reading(name="cpus", help="Logical CPUs.", otel=Otel("system.cpu.logical.count", "{cpu}", additive=True)),
         Reading(name="load1", help="Load average of one minute.", otel=Otel("system.cpu.load_average.1m", "{thread}")),
         Reading(name="memory_total_bytes", help="Memory.", otel=Otel("system.memory.limit", "By", additive=True)),
         Reading(

@@ -165,8 +165,9 @@ class Device:
         assert self._gpu is not None
         links = self._link_count()
         fans = self._ask("nvmlDeviceGetNumFans", 0)
-        instances = list(self._mig_devices())
-        layout = (links, fans, self._ask("mig_mode", ""), tuple(labels for labels, *_ in instances))
+        mig_mode = self._ask("mig_mode", "")
+        instances = list(self._mig_devices()) if mig_mode == "enabled" else []
+        layout = (links, fans, mig_mode, tuple(labels for labels, *_ in instances))
         if layout != self._layout:
             self._layout = layout
             # With MIG switched on or off, other readings exist: what was refused is tried again.

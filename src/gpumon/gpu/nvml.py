@@ -167,7 +167,7 @@ class Nvml:
     def refused(self, function: str, code: int) -> RefusedError:
         """Make the error for a refusal, and count it when it is of no expected class."""
         error = RefusedError(function, code)
-        if error.trouble is Trouble.OTHER:
+        if error.trouble is Trouble.OTHER and code != NOT_FOUND:  # NOT_FOUND: an empty list or slot
             with self._lock:
                 self._errors[function, error.reason] += 1
         return error
