@@ -1,0 +1,99 @@
+"""The command line, run as a user runs it: what it prints, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpumon import __version__
+
+
+def gpumon(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run gpumon to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "gpumon", *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)} | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--version"]])
+def test_version(arguments: list[str]) -> None:
+    """Both ways print one line."""
+    done = gpumon(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gpumon {__version__}\n", "")
+
+
+def test_help_names_every_command() -> None:
+    """A newcomer sees what there is."""
+    done = gpumon("--help")
+    assert done.returncode == 0
+    for command in ("run", "check", "capture", "docs", "version"):
+        assert f"    {command} " in done.stdout
+        assert gpumon(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["start"], "'start'"),
+        (["run", "--config"], "--config"),
+        (["--config"], "--config"),
+        (["run", "--conf", "x"], "--conf x"),
+        (["check", "--simulate", "auto"], "--simulate auto"),
+        (["run", "h100x8"], "h100x8"),
+        (["capture"], "FILE"),
+        (["version", "--check"], "--check"),
+    ],
+)
+def test_a_wrong_flag_is_refused_by_one_sentence(arguments: list[str], said: str) -> None:
+    """Exit code 2, one line that names the flag, and where to look."""
+    done = gpumon(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gpumon: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert done.stderr.endswith("; see gpumon --help.\n")
+
+
+@pytest.mark.parametrize("command", [[], ["run"]])
+def test_a_wrong_setting_stops_the_start(command: list[str], tmp_path: Path) -> None:
+    """Exit code 2, one sentence, with and without the word run; the same from the file, a missing file and a variable."""
+    file = tmp_path / "config.toml"
+    file.write_text("[telemetry]\nmetrics_port = 70000\n")
+    for arguments, environ, said in (
+        (["--config", str(file)], {}, f"telemetry.metrics_port is 70000 (file {file}); allowed is a whole number"),
+        (["--config", str(tmp_path / "none")], {}, f"Cannot read file {tmp_path}/none: No such file or directory."),
+        ([], {"GPUMON_GPU_ENABLE_NVML": "maybe"}, 'gpu.enable_nvml is "maybe" (environment variable GPUMON_GPU_'),
+    ):
+        done = gpumon(*command, *arguments, **environ)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"gpumon: {said}")
+        assert done.stderr.count("\n") == 1
+
+
+IMPORTS = """
+import sys
+from gpumon import cli
+given = cli._parser().parse_args(sys.argv[1:])
+print(*sorted(m for m in sys.modules if m.split(".")[0] in ("aiohttp", "dynaconf", "structlog", "pynvml", "psutil", "yaml")))
+"""
+
+
+def test_nothing_is_imported_for_the_command_line_itself() -> None:
+    """Which command it is decides what is imported; the service does not carry what only others need."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, "run"],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "\n"
