@@ -65,17 +65,19 @@ def test_a_wrong_flag_is_refused_by_one_sentence(arguments: list[str], said: str
 
 @pytest.mark.parametrize("command", [[], ["run"]])
 def test_a_wrong_setting_stops_the_start(command: list[str], tmp_path: Path) -> None:
-    """Exit code 2, one sentence, with and without the word run; the same from the file, a missing file and a variable."""
+    """Exit code 2, one sentence, with and without the word run; the same for file, variable and flag."""
     file = tmp_path / "config.toml"
     file.write_text("[telemetry]\nmetrics_port = 70000\n")
     for arguments, environ, said in (
         (["--config", str(file)], {}, f"telemetry.metrics_port is 70000 (file {file}); allowed is a whole number"),
         (["--config", str(tmp_path / "none")], {}, f"Cannot read file {tmp_path}/none: No such file or directory."),
+        (["--simulate", "h100"], {}, "simulated node 'h100' is not known: give <model>x<count>"),
         ([], {"GPUMON_GPU_ENABLE_NVML": "maybe"}, 'gpu.enable_nvml is "maybe" (environment variable GPUMON_GPU_'),
     ):
         done = gpumon(*command, *arguments, **environ)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"gpumon: {said}")
+        assert done.stderr.endswith(".\n")
         assert done.stderr.count("\n") == 1
 
 

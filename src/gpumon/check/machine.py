@@ -158,10 +158,10 @@ def web_config(settings: Settings) -> Finding:
     path = settings.telemetry.web_config_file
     if not path:
         return Finding(Status.INFO, "none: plain HTTP without a password")
-    from gpumon.web.webconfig import read_web_config
+    from gpumon.web.webconfig import load_web_config
 
     try:
-        read_web_config(path)
+        load_web_config(path)
     except ValueError as error:
         return Finding(Status.FAIL, str(error).removesuffix("."), "correct it, or unset telemetry.web_config_file")
     return Finding(Status.OK, f"{path} is valid")
