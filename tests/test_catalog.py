@@ -48,7 +48,7 @@ mig_fp64_active_ratio  mig_fp32_active_ratio  mig_fp16_active_ratio  mig_integer
 # Readings without a unit, by the last word of their name: states, counts of things, and levels.
 PLAIN = {
     *("active", "failure", "health", "hung", "info", "pending", "state", "success", "supported", "up"),
-    *("banks", "count", "errors", "failures", "fds", "lost", "pages", "replays", "rows", "threads", "ticks"),
+    *("banks", "count", "cpus", "errors", "failures", "fds", "lost", "pages", "replays", "rows", "threads", "ticks"),
     *("action", "dropped", "generation", "load1", "width"),
 }
 

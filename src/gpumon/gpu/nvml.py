@@ -272,7 +272,7 @@ def _mig_profile(nvml: Nvml, handle: Handle) -> str:
     return f"{part}{sizes.gpuInstanceSliceCount}g.{gigabytes}gb"
 
 
-def _driver_version(nvml: Nvml, _handle: Handle) -> str:
+def _driver_version(nvml: Nvml, _handle: Handle = None) -> str:
     """Asked for like a device's own facts, but the same for all."""
     return str(pynvml.nvmlSystemGetDriverVersion())
 
