@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from gpumon.gpu.simulate.device import NO_INSTANCE, SimulatedProcess
+from gpumon.gpu.simulate.architectures import Model
 from gpumon.gpu.simulate.library import SimulatedLibrary
 from gpumon.gpu.simulate.loads import LOADS
-from gpumon.gpu.simulate.models import MODELS, Model
+from gpumon.gpu.simulate.models import MODELS
+from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedProcess
 from gpumon.gpu.simulate.profiles import Profile, parse_profile
 
 __all__ = [

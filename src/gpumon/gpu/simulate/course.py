@@ -12,8 +12,8 @@ from array import array
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 
+from gpumon.gpu.simulate.architectures import Model
 from gpumon.gpu.simulate.loads import GPM_METRICS, LOADS, MIXES, Phase
-from gpumon.gpu.simulate.models import Model
 
 # The driver samples utilisation every 1/6 s to 1 s, depending on the product (nvml.h, nvmlUtilization_t).
 STEPS_PER_SECOND = 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from gpumon.gpu.simulate.calls import Arguments, DeviceCall
 from gpumon.gpu.simulate.device import Device, Instance
 from gpumon.gpu.simulate.events import EventSets
 from gpumon.gpu.simulate.faults import Faults
-from gpumon.gpu.simulate.fields import FIELD_VALUE, FIELDS, LAYOUTS
+from gpumon.gpu.simulate.fields import answer_fields
 from gpumon.gpu.simulate.gpm import GpmSamples
 from gpumon.gpu.simulate.identity import IDENTITY, supported_events
 from gpumon.gpu.simulate.lists import LISTS
@@ -23,8 +22,6 @@ from gpumon.gpu.simulate.node import Node
 from gpumon.gpu.simulate.profiles import Profile
 from gpumon.gpu.simulate.readings import READINGS
 
-# What a call for field values takes; any small number will do.
-_LATENCY_MICROSECONDS = 3
 _INITIALISE = ("nvmlInitWithFlags", "nvmlInit_v2", "nvmlInit")
 _ERRORS = {
     code: name.removeprefix("NVML_ERROR_").replace("_", " ").capitalize()
@@ -218,17 +215,10 @@ class Driver:
         self._gpm.measure(out, lambda device, metric: self._faults.code("nvmlGpmMetricsGet", device, metric))
 
     def _field_values(self, device: Device, _instance: Instance | None, step: int, arguments: Arguments) -> None:
-        held, now = target(arguments[1]), device.stamp(step)
-        for place in range(0, number(arguments[0]) * FIELD_VALUE.size, FIELD_VALUE.size):
-            field, scope = struct.unpack_from("II", held, place)
-            row, raw, kind = FIELDS.get(field), bytes(8), 0
-            code = self._faults.code("nvmlDeviceGetFieldValues", device, field)
-            if code is None:
-                try:
-                    if row is None or (row.needs and row.needs not in device.features):
-                        raise Refusal(pynvml.NVML_ERROR_NOT_SUPPORTED)
-                    kind, raw = row.type, struct.pack(LAYOUTS[row.type], round(row.value(device, step, scope)))
-                    code = pynvml.NVML_SUCCESS
-                except Refusal as refusal:
-                    code = refusal.code
-            FIELD_VALUE.pack_into(held, place, field, scope, now, _LATENCY_MICROSECONDS, kind, code, raw)
+        answer_fields(
+            device,
+            step,
+            number(arguments[0]),
+            target(arguments[1]),
+            lambda field: self._faults.code("nvmlDeviceGetFieldValues", device, field),
+        )

@@ -9,7 +9,8 @@ from collections import deque
 import pynvml
 
 from gpumon.gpu.simulate.binary import Argument, Refusal, address, fill, number
-from gpumon.gpu.simulate.device import NO_INSTANCE, Device
+from gpumon.gpu.simulate.device import Device
+from gpumon.gpu.simulate.processes import NO_INSTANCE
 
 
 class EventSet:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pynvml
 
-from gpumon.gpu.simulate.binary import Refusal
+from gpumon.gpu.simulate.binary import Argument, Refusal
 from gpumon.gpu.simulate.course import STEPS_PER_SECOND
 from gpumon.gpu.simulate.device import MOVING, Device
 
@@ -20,11 +20,12 @@ UINT, ULONGLONG, INT = (
     pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
     pynvml.NVML_VALUE_TYPE_SIGNED_INT,
 )
-# How each type is laid out at the start of the 8 bytes of nvmlValue_t, and how many bits it counts with.
-LAYOUTS = {UINT: "I4x", ULONGLONG: "Q", INT: "i4x"}
 BITS = {UINT: 32, ULONGLONG: 64, INT: 32}
-# nvmlFieldValue_t: fieldId, scopeId, timestamp (µs), latencyUsec, valueType, nvmlReturn, value.
-FIELD_VALUE = struct.Struct("=IIqqII8s")
+# nvmlFieldValue_t: fieldId, scopeId, timestamp (µs), latencyUsec, valueType, nvmlReturn, value as its type wants it.
+_ENTRIES = {kind: struct.Struct(f"=IIqqII{value}") for kind, value in ((UINT, "I4x"), (ULONGLONG, "Q"), (INT, "i4x"))}
+_ENTRY_SIZE = 40
+# What a call takes; any small number will do.
+_LATENCY_MICROSECONDS = 3
 ALL_LINKS = 0xFFFFFFFF
 
 
@@ -37,7 +38,7 @@ class FieldRow:
 
     type: int
     needs: str | None
-    value: Callable[[Device, int, int], float]
+    value: Callable[[Device, int, int], int]
     counts: str | None = None
     unit: tuple[int, int] = (1, 1)
 
@@ -45,7 +46,7 @@ class FieldRow:
 def _moving(kind: int, needs: str | None, column: str, unit: tuple[int, int]) -> FieldRow:
     """Declare a counter that a column moves."""
 
-    def value(device: Device, step: int, _scope: int) -> float:
+    def value(device: Device, step: int, _scope: int) -> int:
         return (device.counted(column, step) * unit[1] // unit[0]) % (1 << device.bits.get(column, BITS[kind]))
 
     return FieldRow(kind, needs, value, column, unit)
@@ -54,26 +55,28 @@ def _moving(kind: int, needs: str | None, column: str, unit: tuple[int, int]) ->
 def _events(kind: int, needs: str | None, name: str) -> FieldRow:
     """Declare a counter that moves only when it is set."""
 
-    def value(device: Device, _step: int, scope: int) -> float:
+    def value(device: Device, _step: int, scope: int) -> int:
         return device.count(name, scope) % (1 << device.bits.get(name, BITS[kind]))
 
     return FieldRow(kind, needs, value, name)
 
 
 def _reading(kind: int, needs: str | None, value: Callable[[Device, int], float]) -> FieldRow:
-    return FieldRow(kind, needs, lambda device, step, _scope: value(device, step))
+    return FieldRow(kind, needs, lambda device, step, _scope: round(value(device, step)))
 
 
 def _link(column: str, needs: str, unit: int) -> FieldRow:
     """Declare a link's byte counter: the GPU's traffic in equal parts; one scope gives all links together."""
 
-    def value(device: Device, step: int, scope: int) -> float:
+    def value(device: Device, step: int, scope: int) -> int:
         links = device.model.nvlinks
         if scope != ALL_LINKS and scope >= links:
             raise Refusal(pynvml.NVML_ERROR_INVALID_ARGUMENT)
-        wanted = range(links) if scope == ALL_LINKS else (scope,)
         part = device.counted(column, step) // links
-        own = sum(part + device.count(column, link) for link in wanted)
+        if scope == ALL_LINKS:
+            own = sum(part + device.count(column, link) for link in range(links))
+        else:
+            own = part + device.count(column, scope)
         return (own // unit) % (1 << device.bits.get(column, 64))
 
     return FieldRow(ULONGLONG, needs, value, column, (unit, 1))
@@ -85,11 +88,11 @@ def set_field(device: Device, row: FieldRow, step: int, raw: int, scope: int) ->
         raise ValueError("only a counter can be set")
     wanted = -(-raw * row.unit[0] // row.unit[1])
     if row.needs in ("nvlink4", "nvlink5"):
-        device.put(row.counts, scope, wanted - device.counted(row.counts, step) // device.model.nvlinks)
+        device.put(row.counts, wanted - device.counted(row.counts, step) // device.model.nvlinks, scope=scope)
     elif row.counts in MOVING:
-        device.put(row.counts, -1, wanted - device.moved(row.counts, step))
+        device.put_counted({row.counts: wanted}, step)
     else:
-        device.put(row.counts, scope, wanted)
+        device.put(row.counts, wanted, scope=scope)
 
 
 def milliwatts(device: Device, step: int) -> int:
@@ -161,3 +164,20 @@ _ROWS: Mapping[str, FieldRow] = {
 }
 
 FIELDS = {getattr(pynvml, f"NVML_FI_DEV_{name}"): row for name, row in _ROWS.items()}
+
+
+def answer_fields(device: Device, step: int, count: int, held: Argument, refuse: Callable[[int], int | None]) -> None:
+    """Answer nvmlDeviceGetFieldValues: each entry has a return code of its own, which `refuse` may set."""
+    now = device.stamp(step)
+    for place in range(0, count * _ENTRY_SIZE, _ENTRY_SIZE):
+        field, scope = struct.unpack_from("II", held, place)
+        row = FIELDS.get(field)
+        kind, code, value = 0, refuse(field), 0
+        if code is None:
+            try:
+                if row is None or (row.needs and row.needs not in device.features):
+                    raise Refusal(pynvml.NVML_ERROR_NOT_SUPPORTED)
+                kind, code, value = row.type, pynvml.NVML_SUCCESS, row.value(device, step, scope)
+            except Refusal as refusal:
+                code = refusal.code
+        _ENTRIES[kind or UINT].pack_into(held, place, field, scope, now, _LATENCY_MICROSECONDS, kind, code, value)

@@ -58,10 +58,10 @@ class GpmSamples:
         """Answer nvmlGpmSampleGet and nvmlGpmMigSampleGet."""
         if gpu_instance_id is None:
             # A GPU that is divided does what its MIG devices do, by their share of its seven slices.
-            parts = [(part.profile.slices / 7, part.strength) for part in device.instances if part]
+            parts = [(part.profile.slices / 7, part.strength) for part in device.instances]
             strength = sum(share * power for share, power in parts) if device.mig else 1.0
         else:
-            own = [part.strength for part in device.instances if part and part.gpu_instance_id == gpu_instance_id]
+            own = [part.strength for part in device.instances if part.gpu_instance_id == gpu_instance_id]
             if not own:
                 raise Refusal(pynvml.NVML_ERROR_INVALID_ARGUMENT)
             strength = own[0]

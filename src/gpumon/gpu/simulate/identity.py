@@ -40,7 +40,7 @@ def _ecc_errors(device: Device, _step: int, error: int, scope: int, location: in
 
 
 def _remapped(device: Device, _step: int) -> tuple[int, ...]:
-    if any(device.instances):  # nvml.h: not while a divided GPU has instances
+    if device.instances:  # nvml.h: not while a divided GPU has instances
         raise Refusal(pynvml.NVML_ERROR_NOT_SUPPORTED)
     names = ("remapped_corrected", "remapped_uncorrected", "remap_pending", "remap_failure")
     return tuple(device.count(name) for name in names)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import pynvml
 
-from gpumon.gpu.simulate.device import NO_INSTANCE, SimulatedProcess
 from gpumon.gpu.simulate.driver import Driver
 from gpumon.gpu.simulate.faults import Fault
 from gpumon.gpu.simulate.fields import FIELDS, set_field
 from gpumon.gpu.simulate.models import MODELS
+from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedProcess
 from gpumon.gpu.simulate.profiles import Profile
 
 
@@ -32,6 +32,10 @@ class SimulatedLibrary(Driver):
         real_pids: Sequence[int] = (),
     ) -> None:
         super().__init__(profile, seed, clock, real_pids)
+
+    def symbols(self) -> tuple[str, ...]:
+        """Give the names of all functions."""
+        return tuple(name for name in self._functions if name not in self._removed)
 
     def fail(
         self, function: str, code: int, *, device: int | None = None, field: int | None = None, times: int | None = None

@@ -8,11 +8,12 @@ import pynvml
 
 from gpumon.gpu.simulate.binary import Refusal, fill, fill_rows, number, target
 from gpumon.gpu.simulate.calls import Arguments, DeviceCall
-from gpumon.gpu.simulate.device import Device, Instance, SimulatedProcess
+from gpumon.gpu.simulate.device import Device, Instance
+from gpumon.gpu.simulate.processes import SimulatedProcess
 
-# The driver keeps 120 samples of utilisation; power and clocks are kept at the same rate here.
+# 20 s of samples, which is about what drivers keep of utilisation; power and clocks are kept at the same rate.
 SAMPLES_KEPT = 120
-# Two samples a real driver keeps for other engines are the same columns.
+# By nvmlSamplingType_t: the column, what it needs, and whether it is gone while MIG mode is on.
 _SAMPLED: Mapping[int, tuple[str, str | None, bool]] = {
     pynvml.NVML_TOTAL_POWER_SAMPLES: ("power", None, False),
     pynvml.NVML_GPU_UTILIZATION_SAMPLES: ("busy", None, True),
@@ -41,7 +42,8 @@ def _samples(device: Device, _instance: Instance | None, step: int, arguments: A
     room = number(target(arguments[3]))
     if not room:
         raise Refusal(pynvml.NVML_ERROR_INVALID_ARGUMENT)
-    steps = [at for at in range(step - SAMPLES_KEPT + 1, step + 1) if device.stamp(at) > seen][:room]
+    oldest = max(step - SAMPLES_KEPT + 1, device.step_of(seen))
+    steps = [at for at in range(oldest, step + 1) if device.stamp(at) > seen][:room]
     if not steps:
         raise Refusal(pynvml.NVML_ERROR_NOT_FOUND)
     rows = [(device.stamp(at), device.at(column, at)) for at in steps]
@@ -107,7 +109,7 @@ def _detail(device: Device, _instance: Instance | None, step: int, arguments: Ar
     fill_rows(held.procArray, _MISPLACED, 32, rows, room * 32)
 
 
-def _at_work(device: Device, step: int, seen: int) -> list[tuple[int, tuple[int, int, int, int]]]:
+def _at_work(device: Device, step: int, seen: int) -> list[tuple[int, tuple[int, ...]]]:
     """Give the processes that did something in the last sample period, if that is newer than `seen`."""
     working = [] if device.stamp(step) <= seen else [row for row in device.shares(step).items() if any(row[1])]
     if not working:

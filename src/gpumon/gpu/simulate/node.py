@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import pynvml
 
+from gpumon.gpu.simulate.architectures import Model
 from gpumon.gpu.simulate.binary import Argument, Refusal, address
 from gpumon.gpu.simulate.course import STEPS_PER_SECOND, Course
 from gpumon.gpu.simulate.device import Device, Instance
-from gpumon.gpu.simulate.models import Model
 from gpumon.gpu.simulate.profiles import Profile
 
 # The driver has been loaded this long when the simulation begins, so that counters have counted something.
@@ -65,7 +65,8 @@ class Node:
         if self.profile.partition is not None and model.mig:
             device.divide(self.profile.partition)
         if self._pids:
-            device.real_pids = [self._pids.pop(0) for _ in device.clients[: len(self._pids)]]
+            taken = device.client_count()
+            device.real_pids, self._pids = self._pids[:taken], self._pids[taken:]
             device.meet_clients()
         with self._lock:
             self._present.append(device)
@@ -112,7 +113,7 @@ class Node:
             if identifier == device.uuid or _same_bus(identifier, device):
                 return device, None
             for instance in device.instances:
-                if instance and identifier == instance.uuid:
+                if identifier == instance.uuid:
                     return device, instance
         raise Refusal(pynvml.NVML_ERROR_NOT_FOUND)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpumon.gpu.simulate.models import MODELS, Model
+from gpumon.gpu.simulate.architectures import Model
+from gpumon.gpu.simulate.models import MODELS
 
 # NVML itself has room for 64 devices and no node has more than 16.
 MOST_GPUS = 64

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import pynvml
 
+from gpumon.gpu.simulate.architectures import MIB
 from gpumon.gpu.simulate.binary import Refusal, fill, fill_versioned, target
 from gpumon.gpu.simulate.calls import Arguments, DeviceCall, numbers, record, uint
 from gpumon.gpu.simulate.course import STEPS_PER_SECOND
 from gpumon.gpu.simulate.device import Device, Instance
 from gpumon.gpu.simulate.fields import milliwatts
-from gpumon.gpu.simulate.models import MIB
 
 PERIOD_MICROSECONDS = 1_000_000 // STEPS_PER_SECOND
 _CLOCK_COLUMNS = {0: "clock", 1: "clock", 3: "video_clock"}
