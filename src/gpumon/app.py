@@ -21,7 +21,7 @@ from gpumon.gpu.xid import XidLog
 from gpumon.host import HostSource
 from gpumon.hub import Hub
 from gpumon.log import Logger
-from gpumon.sampler import Sampler
+from gpumon.sampler import DEADLINE_SHARE, Sampler
 from gpumon.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,7 +98,11 @@ class Service:
         if settings.gpu.fallback_to_nvidia_smi:
             from gpumon.gpu.smi import NvidiaSmi
 
-            smi = NvidiaSmi(settings.gpu.nvidia_smi_path, timeout_seconds=settings.service.poll_interval_secs * 0.8)
+            smi = NvidiaSmi(
+                settings.gpu.nvidia_smi_path,
+                timeout_seconds=DEADLINE_SHARE * settings.service.poll_interval_secs,
+                xids=xids,
+            )
         self._gpu = GpuSource(
             settings.gpu, self._nvml, self._logger, interval=settings.service.poll_interval_secs, xids=xids, smi=smi
         )

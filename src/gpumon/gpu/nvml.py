@@ -237,7 +237,7 @@ def _cuda_version(nvml: Nvml, _handle: Handle) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-_ARCHITECTURES = {
+_ARCHITECTURES: dict[int, str] = {
     value: name.removeprefix("NVML_DEVICE_ARCH_").capitalize()
     for name, value in vars(pynvml).items()
     if name.startswith("NVML_DEVICE_ARCH_") and name != "NVML_DEVICE_ARCH_UNKNOWN"

@@ -109,7 +109,7 @@ class Slot:
 
 
 def health(
-    labels: tuple[str, str, str], down: str | None, times_lost: int, seconds: float | None = None
+    labels: tuple[str, ...], down: str | None, times_lost: int, seconds: float | None = None
 ) -> tuple[Entity, ...]:
     """Give the health entities of a GPU that is up (`down` is None) or down for that reason."""
     values = (0 if down else 1, 1 if down == HUNG else 0, times_lost, seconds)

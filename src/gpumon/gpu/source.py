@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpumon.catalog import GPU_XID, NVML_ERRORS, Entity
+from gpumon.catalog import GPU_HEALTH, GPU_XID, NVML_ERRORS, Entity
 from gpumon.gpu.counters import Ledger
 from gpumon.gpu.device import Device, DeviceSetup
 from gpumon.gpu.driver import Driver, DriverError, DriverFacts, DriverLostError
@@ -60,7 +60,7 @@ class GpuSource:
         self.fatal: str | None = None  # why only a new process can read GPUs again
         self.gpu_count = 0
         self.nvml_version = ""
-        self.driver_name = "none"
+        self.driver_name = "nvidia-smi" if nvml is None and smi is not None else "none"
         self._settings = settings
         self._nvml = nvml
         self._onsets = Onsets(logger)
@@ -75,7 +75,7 @@ class GpuSource:
         self._facts: DriverFacts | None = None
         self._slots: list[Slot] = []
         self._ledgers: dict[str, Ledger] = {}
-        self._known: dict[str, tuple[str, str, str]] = {}  # labels of every GPU seen since start, by UUID
+        self._known: dict[str, tuple[str, ...]] = {}  # labels of every GPU seen since start, by UUID
         self._open_at = 0.0
         self._look_at = 0.0
         self._reopen_at: float | None = None
@@ -247,14 +247,29 @@ class GpuSource:
         async with self._changing:
             if self._state is _State.OPEN:
                 await self._close(timeout)
+        if self._smi is not None:
+            await self._smi.close()
         for worker in (self._worker, *(slot.worker for slot in self._slots)):
             worker.stop()
 
     async def _read_smi(self) -> SourceReading:
+        from gpumon.gpu.smi import SmiError  # loaded already, where it is used at all
+
         assert self._smi is not None
-        reading = await self._smi.read()
+        event = "nvidia-smi does not give all"
+        try:
+            reading = await self._smi.read()
+        except SmiError as error:
+            self.gpu_count = 0
+            self._onsets.fail("nvidia-smi", event, reason=str(error))
+            return SourceReading((), success=False)
+        if reading.errors:
+            self._onsets.fail("nvidia-smi", event, reason=reading.errors[0])
+        else:
+            self._onsets.mend("nvidia-smi", "nvidia-smi gives all again")
         self.gpu_count = reading.gpu_count
-        return SourceReading(reading.entities, reading.success)
+        self._known.update((gpu.labels[2], gpu.labels[:3]) for gpu in reading.entities if gpu.kind is GPU_HEALTH)
+        return SourceReading((*reading.entities, *self._xid_entities()), reading.success)
 
     # What is said of it.
 
