@@ -73,7 +73,7 @@ def test_a_node_without_a_driver_can_work() -> None:
     if driver.load_error() == "":
         pytest.skip("this machine has a driver")
     code, lines = report(plain_environment())
-    assert code == 0
+    assert code == 0, lines
     assert lines["driver"][0] == "warn"
     assert "cannot open shared object file" in lines["driver"][1]
     assert lines["GPUs"] == ("info", "not looked at without a driver")
@@ -82,7 +82,7 @@ def test_a_node_without_a_driver_can_work() -> None:
 def test_a_whole_driver_is_ok(library: Path) -> None:
     """With a driver that answers, its version and its GPUs are named."""
     code, lines = report(stub.environment(library, gpus=3, mig=True) | plain_environment())
-    assert code == 0
+    assert code == 0, lines
     assert lines["driver"][0] == "ok"
     assert lines["driver"][1].startswith("driver ")
     assert lines["GPUs"][0] == "ok"
@@ -113,7 +113,7 @@ def test_a_library_that_is_none_is_a_failure(tmp_path: Path) -> None:
     """A library that is there but cannot be loaded is named with the loader's own words."""
     (tmp_path / stub.LIBRARY).write_bytes(b"\x7fELF, but no more of it")
     code, lines = report(plain_environment(LD_LIBRARY_PATH=str(tmp_path)))
-    assert code == 1
+    assert code == 1, lines
     assert lines["driver"][0] == "fail"
     assert "file too short" in lines["driver"][1] or "invalid ELF header" in lines["driver"][1]
 
@@ -122,7 +122,7 @@ def test_a_lost_gpu_is_named_and_the_others_are_counted(library: Path, tmp_path:
     """One GPU that is gone is a warning; the rest can be read."""
     stub.order(tmp_path / "orders", "lost 1")
     code, lines = report(stub.environment(library, gpus=4, control=tmp_path / "orders") | plain_environment())
-    assert code == 0
+    assert code == 0, lines
     assert lines["GPUs"][0] == "warn"
     assert "GPU 1 answers GPU_IS_LOST" in lines["GPUs"][1]
     assert "3 x " in lines["GPUs"][1]
@@ -149,7 +149,7 @@ def test_a_driver_that_hangs_does_not_hang_the_check(library: Path, tmp_path: Pa
 def test_wrong_settings_fail_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
     """The sentence of the settings is a line like the others."""
     code, lines = report(plain_environment(), "--config", str(tmp_path / "none.toml"))
-    assert code == 1
+    assert code == 1, lines
     assert lines["settings"][0] == "fail"
     assert "none.toml: No such file or directory; correct it" in lines["settings"][1]
 
