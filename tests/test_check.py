@@ -17,8 +17,8 @@ import pytest
 from gpumon.apart import apart
 from gpumon.check import CHECKS, Check, driver, examine, line, machine
 from gpumon.check.finding import Finding, Status
-from gpumon.gpu.nvml import Nvml
-from gpumon.settings import Settings
+from gpumon.gpu.nvml import Nvml, load_error
+from gpumon.settings import Settings, options
 from tests import stub
 
 DEFAULT = Settings()
@@ -34,7 +34,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of a driver's library in C."""
     try:
         return stub.build(tmp_path_factory.mktemp("nvml"))
-    except stub.Unbuildable as missing:
+    except stub.UnbuildableError as missing:
         pytest.skip(str(missing))
 
 
@@ -70,7 +70,7 @@ def plain_environment(**variables: str) -> dict[str, str]:
 
 def test_a_node_without_a_driver_can_work() -> None:
     """No driver is a warning with its reason, not a failure: CPU nodes are served, too."""
-    if driver.load_error() == "":
+    if load_error() == "":
         pytest.skip("this machine has a driver")
     code, lines = report(plain_environment())
     assert code == 0, lines
@@ -130,7 +130,7 @@ def test_a_lost_gpu_is_named_and_the_others_are_counted(library: Path, tmp_path:
 
 HANGING = """
 from gpumon.check import CHECKS, examine, line
-from gpumon.settings import Settings
+from gpumon.settings import Settings, options
 row = next(row for row in CHECKS if row.name == "GPUs")
 print(line(row.name, examine(row, Settings(), limit_secs=0.5)), end="")
 """
@@ -152,6 +152,18 @@ def test_wrong_settings_fail_and_the_rest_is_still_looked_at(tmp_path: Path) -> 
     assert code == 1, lines
     assert lines["settings"][0] == "fail"
     assert "none.toml: No such file or directory; correct it" in lines["settings"][1]
+
+
+def test_settings_without_effect_are_named() -> None:
+    """What is set but does nothing yet is a warning, not a silence."""
+    reserved = next((option for option in options() if option.reserved and isinstance(option.default, bool)), None)
+    if reserved is None:
+        pytest.skip("every option has an effect")
+    variables = {reserved.variable: "no" if reserved.default else "yes"}
+    code, lines = report(plain_environment(**variables))
+    assert code == 0, lines
+    assert lines["settings"][0] == "warn"
+    assert f"environment variables: 2; without effect in this version: {reserved.name}" in lines["settings"][1]
 
 
 def test_the_report_can_be_cut_short() -> None:
@@ -363,6 +375,21 @@ def test_an_address_of_another_machine_is_a_failure() -> None:
     finding = look_at_port("192.0.2.1", 9090)
     assert finding.status is Status.FAIL
     assert finding.advice == "set telemetry.metrics_address"
+
+
+def test_web_config(tmp_path: Path) -> None:
+    """A file that would stop the start is a failure with the same sentence."""
+    file = tmp_path / "web.yml"
+    settings = with_options("telemetry", web_config_file=str(file))
+    assert machine.web_config(DEFAULT).status is Status.INFO
+    assert f"cannot read {file}" in machine.web_config(settings).found
+    file.write_text("rate_limit: fast\n")
+    finding = machine.web_config(settings)
+    assert finding.status is Status.FAIL
+    assert "rate_limit" in finding.found
+    assert "telemetry.web_config_file" in finding.advice
+    file.write_text("{}\n")
+    assert machine.web_config(settings) == Finding(Status.OK, f"{file} is valid")
 
 
 LISTENER = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"

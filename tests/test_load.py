@@ -316,6 +316,7 @@ def holds(config: str | None, environ: dict[str, str]) -> None:
     assert is_one_sentence(refused)
 
 
+@hypothesis_settings(deadline=None)  # the first example imports dynaconf
 @given(st.dictionaries(NAMES, WORDS, max_size=4))
 @example({"GPUMON_SERVICE_DATA_DIR": "~"})
 def test_any_environment_gives_settings_or_one_sentence(environ: dict[str, str]) -> None:
@@ -323,7 +324,7 @@ def test_any_environment_gives_settings_or_one_sentence(environ: dict[str, str])
     holds(None, {"HOME": "/nowhere"} | environ)
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES, max_size=4).map("\n".join).map(str.encode) | TEXTS.map(str.encode) | st.binary(max_size=80))
 def test_any_file_gives_settings_or_one_sentence(home: Path, content: bytes) -> None:
     """Nothing else can leave `load`, whatever the file holds."""

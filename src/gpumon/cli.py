@@ -8,14 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from gpumon import __version__
 from gpumon.settings import SettingsError
 
 BAD_INPUT = 2
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +46,19 @@ def _run(given: argparse.Namespace) -> int:
 
     # Settings are read before anything else is imported: the child that reads them begins as a copy of this process.
     settings = read_apart(given.config)
-    if given.simulate not in (None, "auto"):
-        from gpumon.gpu.simulate import parse_profile
-
-        _taken(parse_profile, given.simulate)
     web_config = None
     if settings.telemetry.enable_prometheus and settings.telemetry.web_config_file:
         from gpumon.web.webconfig import load_web_config
 
-        web_config = _taken(load_web_config, settings.telemetry.web_config_file)
+        try:
+            web_config = load_web_config(settings.telemetry.web_config_file)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
     from gpumon import app
 
     try:
         return app.run(settings, given.simulate, web_config)
     except app.StartError as error:
-        raise SettingsError(str(error)) from error
-
-
-def _taken(read: Callable[[str], T], given: str) -> T:
-    """Give what `read` makes of what a user gave; its ValueError becomes a SettingsError."""
-    try:
-        return read(given)
-    except ValueError as error:
         raise SettingsError(str(error)) from error
 
 

@@ -11,9 +11,9 @@ from gpumon.apart import apart
 from gpumon.check import driver, machine
 from gpumon.check.finding import Finding, Status
 from gpumon.load import default_file, read_apart, variables
-from gpumon.settings import Settings, SettingsError
+from gpumon.settings import Settings, SettingsError, reserved_in_use
 
-# Without persistence mode a driver needs seconds per GPU to wake them up: eight were seen to take 10 to 20 s.
+# Without persistence mode the driver wakes a GPU when it is first asked, some seconds each; enough for eight (unverified).
 LIMIT_SECS = 45.0
 
 
@@ -86,4 +86,7 @@ def _settings(config: str | None, environ: Mapping[str, str]) -> tuple[Finding, 
     names = list(variables(environ))
     path = Path(config) if config is not None else default_file(environ)
     file = f"from {path}" if path is not None and path.exists() else f"no file at {path}"
-    return Finding(Status.OK, f"valid: {file}, {len(names)} environment variables"), settings
+    found = f"valid: {file}, environment variables: {len(names)}"
+    if reserved := reserved_in_use(settings):
+        return Finding(Status.WARN, found, f"without effect in this version: {', '.join(reserved)}"), settings
+    return Finding(Status.OK, found), settings
