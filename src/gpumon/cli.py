@@ -75,7 +75,10 @@ def _check(given: argparse.Namespace) -> int:
 def _capture(given: argparse.Namespace) -> int:
     from gpumon.gpu.capture import capture
 
-    capture(given.file)
+    try:
+        capture(given.file)
+    except OSError as error:
+        raise SettingsError(f"Cannot write {given.file}: {error.strerror}.") from error
     return 0
 
 
