@@ -14,6 +14,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.gpu.fake_smi import NEW_FIELDS, OLD_FIELDS, OLD_ROW_FIELDS, Machine, a100_old, h100, rtx4090
 
 from gpumon.catalog import FAN, GPU, GPU_DOWN, GPU_HEALTH, GPU_INFO, GPU_XID, KINDS, SUPPORT, Entity, EntityKind
 from gpumon.gpu.smi import NvidiaSmi, SmiError, SmiReading
@@ -30,7 +31,6 @@ from gpumon.gpu.smi_fields import (
 )
 from gpumon.gpu.smi_output import parse
 from gpumon.gpu.xid import XidLog
-from tests.gpu.fake_smi import NEW_FIELDS, OLD_FIELDS, OLD_ROW_FIELDS, Machine, a100_old, h100, rtx4090
 
 T = TypeVar("T")
 LOST = "Unable to determine the device handle for GPU ADDRESS: GPU is lost.  Reboot the system to recover this GPU"
@@ -619,7 +619,7 @@ def state_of(pid: int) -> str:
 async def turn_until(true: Callable[[], bool]) -> None:
     """Let the loop turn until something is so."""
     async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110 - nothing to be told by: a child does it
+        while not true():
             await asyncio.sleep(0)
 
 

@@ -1,4 +1,4 @@
-"""A place for one GPU: its thread, the device while it answers, and what is said of it while it does not."""
+"""A place for one GPU: the device while it answers, and what is said of it while it does not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpumon.catalog import GPU_DOWN, GPU_HEALTH, Entity
+from gpumon.gpu.crew import Crew
 from gpumon.gpu.device import Device, DeviceGoneError
 from gpumon.gpu.nvml import DRIVER_WIDE, error_name
-from gpumon.gpu.worker import Worker
 
 # Seconds until a device that went down is tried again; the last one repeats.
 RETRY_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
@@ -27,29 +27,33 @@ class DeviceReading:
 
 
 class Slot:
-    """One GPU of the node, by NVML index. All methods but the job run on the loop."""
+    """One GPU of the node, by NVML index. All methods but the job run on the loop; the job's key is the slot."""
 
-    def __init__(self, index: int, make_device: Callable[[int], Device], monotonic: Callable[[], float]) -> None:
+    def __init__(self, index: int, make_device: Callable[[int], Device], crew: Crew) -> None:
         self.index = index
         self.labels = (str(index), "", "")
-        self.worker = Worker(f"gpumon-gpu{index}", monotonic)
         self.down: str | None = None  # why, in NVML's word
         self.down_code: int | None = None
         self.device: Device | None = None
         self._make_device = make_device
-        self._monotonic = monotonic
+        self._crew = crew
         self._attempts = 0
         self._retry_at = 0.0
         self._asked = False
         self._seconds: float | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Say whether a driver call for the device is under way."""
+        return self._crew.busy_since(self) is not None
+
     def due(self, now: float) -> bool:
         """Say whether the device is to be asked at this tick."""
-        self._asked = self.worker.busy_since is None and (self.down in (None, HUNG) or now >= self._retry_at)
+        self._asked = not self.busy and (self.down in (None, HUNG) or now >= self._retry_at)
         return self._asked
 
     def job(self, now: float) -> Callable[[], DeviceReading]:
-        """Give the reading to be run on the slot's thread."""
+        """Give the reading to be made on a thread of the crew."""
         if self.device is None:
             self.device = self._make_device(self.index)
         device = self.device
@@ -64,7 +68,7 @@ class Slot:
     def take(self, result: DeviceReading | Exception | None, now: float) -> tuple[Entity, ...]:
         """Take what came of this tick's job (None: nothing in time) and give the entities to publish."""
         if result is None:
-            if self._asked or self.worker.busy_since is not None:
+            if self._asked or self.busy:
                 self.down, self.down_code = HUNG, None
             return ()  # else it is down, and was not asked
         if isinstance(result, Exception):
@@ -97,11 +101,6 @@ class Slot:
     def driver_wide(self) -> bool:
         """Say whether the device is down for a reason that concerns the whole driver."""
         return self.down_code in DRIVER_WIDE
-
-    def hung_seconds(self) -> float:
-        """Give how long the device's driver call has not returned; 0 when none is under way for longer than a tick."""
-        since = self.worker.busy_since
-        return self._monotonic() - since if since is not None and self.down == HUNG else 0.0
 
     def health(self, times_lost: int) -> tuple[Entity, ...]:
         """Give what is said of the device itself."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpumon.catalog import GPU_HEALTH, GPU_XID, NVML_ERRORS, Entity
 from gpumon.gpu.counters import Ledger
+from gpumon.gpu.crew import Crew
 from gpumon.gpu.device import Device, DeviceSetup
 from gpumon.gpu.driver import Driver, DriverError, DriverFacts, DriverLostError
 from gpumon.gpu.nvml import VERSION_MISMATCH, Nvml
 from gpumon.gpu.slot import DeviceReading, Slot, health
-from gpumon.gpu.worker import Round, Worker
 from gpumon.gpu.xid import XidLog
 from gpumon.log import Logger, Onsets
 from gpumon.settings import Gpu as GpuSettings
@@ -29,6 +29,9 @@ REOPEN_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
 
 # A reading missing for this many ticks leaves a gap in what is integrated from it.
 GAP_TICKS = 3
+
+# The key of jobs that concern the driver as a whole.
+DRIVER = "driver"
 
 RELEASED = "RELEASED"
 NOT_LISTED = "NOT_LISTED"
@@ -69,7 +72,7 @@ class GpuSource:
         self._smi = smi
         self._monotonic = monotonic
         self._driver = Driver(nvml, xids, devices_path) if nvml is not None else None
-        self._worker = Worker("gpumon-driver", monotonic)
+        self._crew = Crew(monotonic)
         self._state = _State.CLOSED
         self._closed_reason = ""
         self._facts: DriverFacts | None = None
@@ -109,21 +112,20 @@ class GpuSource:
     async def _read_devices(self, now: float, timeout: float) -> list[Entity]:
         if self._state is not _State.OPEN:
             return []
-        round_: Round[DeviceReading | DriverFacts] = Round()
-        jobs: list[tuple[Worker, Callable[[], DeviceReading | DriverFacts]]] = [
-            (slot.worker, slot.job(now)) for slot in self._slots if slot.due(now)
+        jobs: list[tuple[Hashable, Callable[[], DeviceReading | DriverFacts]]] = [
+            (slot, slot.job(now)) for slot in self._slots if slot.due(now)
         ]
-        if self._driver is not None and now >= self._look_at and self._worker.busy_since is None:
+        if self._driver is not None and now >= self._look_at and not self._driver_busy:
             self._look_at = now + self._settings.retry_interval_secs
-            jobs.append((self._worker, self._driver.look))
-        results = await round_.run(jobs, timeout)
-        facts = results.get(self._worker)
+            jobs.append((DRIVER, self._driver.look))
+        results = await self._crew.run(jobs, timeout)
+        facts = results.get(DRIVER)
         if isinstance(facts, DriverFacts) and facts != self._facts:
             self._logger.info("GPUs changed, opening the driver anew", gpus=facts.count)
             self._reopen_at = now
         entities: list[Entity] = []
         for slot in self._slots:
-            result = results.get(slot.worker)
+            result = results.get(slot)
             assert not isinstance(result, DriverFacts)
             entities += slot.take(result, now)
             self._note(slot, now)
@@ -155,20 +157,19 @@ class GpuSource:
         if self._reopen_at is None or now < self._reopen_at:
             return False
         # A driver with a call under way cannot be closed; once the call returns, it can.
-        return self._idle()
+        return not self._crew.busy
 
-    def _idle(self) -> bool:
-        return self._worker.busy_since is None and all(slot.worker.busy_since is None for slot in self._slots)
+    @property
+    def _driver_busy(self) -> bool:
+        return self._crew.busy_since(DRIVER) is not None
 
     async def _open(self, now: float, timeout: float) -> None:
-        if self._driver is None or now < self._open_at or self._worker.busy_since is not None:
+        if self._driver is None or now < self._open_at or self._driver_busy:
             self._adopt(now)
             return
         driver = self._driver
-        results: dict[Worker, Exception | None] = await Round[None]().run(
-            [(self._worker, lambda: self._keep_facts(driver.open()))], timeout
-        )
-        error = results.get(self._worker)
+        results = await self._crew.run([(DRIVER, lambda: self._keep_facts(driver.open()))], timeout)
+        error = results.get(DRIVER)
         if isinstance(error, DriverLostError):
             self.fatal = str(error)
         elif isinstance(error, DriverError):
@@ -187,7 +188,7 @@ class GpuSource:
 
     def _adopt(self, now: float) -> None:
         """Make slots for what an opened driver lists."""
-        if self._facts is None or self._worker.busy_since is not None or self._driver is None:
+        if self._facts is None or self._driver_busy or self._driver is None:
             return
         driver = self._driver
         self._onsets.mend("driver", "NVIDIA driver is there", gpus=self._facts.count)
@@ -197,15 +198,13 @@ class GpuSource:
         self.gpu_count = self._facts.count
         self._look_at = now + self._settings.retry_interval_secs
         self._reopen_at = None
-        for slot in self._slots[self.gpu_count :]:
-            slot.worker.stop()
         del self._slots[self.gpu_count :]
         for index in range(len(self._slots), self.gpu_count):
-            self._slots.append(Slot(index, lambda i: Device(driver.nvml, i, self._setup), self._monotonic))
+            self._slots.append(Slot(index, lambda i: Device(driver.nvml, i, self._setup), self._crew))
 
     async def _close(self, timeout: float) -> bool:
         """Close the driver if no call is under way; False when one is."""
-        if not self._idle() or self._driver is None:
+        if self._crew.busy or self._driver is None:
             return False
         driver = self._driver
         devices = [slot.device for slot in self._slots if slot.device is not None]
@@ -216,7 +215,7 @@ class GpuSource:
         self._open_at = 0.0
         self._reopen_at = None
         self._reopens += 1
-        await Round[None]().run([(self._worker, lambda: driver.close(devices))], timeout)
+        await self._crew.run([(DRIVER, lambda: driver.close(devices))], timeout)
         return True
 
     async def release(self) -> str:
@@ -225,7 +224,7 @@ class GpuSource:
             if self._state is _State.RELEASED:
                 return "released already"
             if self._state is _State.OPEN and not await self._close(self._settings.retry_interval_secs):
-                hung = [str(slot.index) for slot in self._slots if slot.worker.busy_since is not None]
+                hung = [str(slot.index) for slot in self._slots if slot.busy]
                 return f"not released: a driver call for GPU {', '.join(hung) or 'listing'} has not returned"
             self._state = _State.RELEASED
             self._closed_reason = RELEASED
@@ -249,8 +248,7 @@ class GpuSource:
                 await self._close(timeout)
         if self._smi is not None:
             await self._smi.close()
-        for worker in (self._worker, *(slot.worker for slot in self._slots)):
-            worker.stop()
+        self._crew.stop()
 
     async def _read_smi(self) -> SourceReading:
         from gpumon.gpu.smi import SmiError  # loaded already, where it is used at all
@@ -275,9 +273,7 @@ class GpuSource:
 
     def hung_seconds(self) -> float:
         """Give how long the longest driver call under way has not returned, in seconds; 0 when none hangs."""
-        since = self._worker.busy_since
-        listing = self._monotonic() - since if since is not None else 0.0
-        return max([listing, *(slot.hung_seconds() for slot in self._slots)])
+        return self._crew.longest()
 
     def _success(self) -> bool:
         if self._state is _State.RELEASED:
