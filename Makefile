@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := src
 
-.PHONY: run test lint types docs docs-check metrics-check bench lock clean
+.PHONY: run test lint types docs docs-check golden bench lock clean
 .DEFAULT_GOAL := run
 
 # pip retries by itself; the stamp is written only when everything is in place.
@@ -36,6 +36,9 @@ docs: $(VENV)/dev.stamp  ## write the generated files anew
 
 docs-check: $(VENV)/dev.stamp  ## fail when a generated file is stale
 	$(BIN)/python -m gpumon docs --check
+
+golden: $(VENV)/dev.stamp  ## write the golden pages anew; read the diff
+	GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py
 
 bench: $(VENV)/dev.stamp  ## measure; prints a table and writes bench/results.json
 	$(BIN)/python bench/run.py

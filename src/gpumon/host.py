@@ -38,7 +38,7 @@ class HostSource:
         # psutil's own CPU times and thread count parse two long files, which was a tenth of a tick.
         cpu = os.times()
         memory = self._process.memory_info()
-        files, threads = self._process.num_fds(), len(os.listdir("/proc/self/task"))
+        files, threads = self._process.num_fds(), len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a Path per entry
         return Entity(
             PROCESS,
             (),

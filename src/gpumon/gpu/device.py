@@ -22,6 +22,7 @@ from gpumon.catalog import (
     EntityKind,
     Gpm,
     Label,
+    Reading,
 )
 from gpumon.gpu.buffers import FieldBlock, SampleBuffer, number
 from gpumon.gpu.counters import Ledger
@@ -338,10 +339,23 @@ class Device:
                 # What one link or instance has plainly is not said to be missing because another lacks it.
                 note = _support(part, i)
                 notes[part.kind, i] = note if notes.get((part.kind, i), note) is not None else None
-        for (kind, i), note in notes.items():
-            if note is not None:
-                reason, value = note
-                yield Entity(SUPPORT, (*self.labels, _reading_name(kind, i), reason), (value,))
+        for kind in dict.fromkeys(kind for kind, _ in notes):
+            for reading in kind.readings:
+                yield from self._support_of(kind, reading, notes)
+
+    def _support_of(
+        self, kind: EntityKind, reading: Reading, notes: dict[tuple[EntityKind, int], tuple[str, int] | None]
+    ) -> Iterable[Entity]:
+        """Give what is said of one reading: once for all its label values where the same holds for all of them."""
+        columns = [i for i, column in enumerate(kind.columns) if column.reading is reading]
+        found = [note for i in columns if (note := notes[kind, i]) is not None]
+        if len(found) == len(columns) and len(set(found)) == 1:
+            reason, value = found[0]
+            yield Entity(SUPPORT, (*self.labels, kind.metric(reading), reason), (value,))
+            return
+        for i in columns:
+            if (note := notes[kind, i]) is not None:
+                yield Entity(SUPPORT, (*self.labels, _reading_name(kind, i), note[0]), (note[1],))
 
 
 class _Run:

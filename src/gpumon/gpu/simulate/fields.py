@@ -73,10 +73,8 @@ def _link(column: str, needs: str, unit: int) -> FieldRow:
         if scope != ALL_LINKS and scope >= links:
             raise Refusal(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         part = device.counted(column, step) // links
-        if scope == ALL_LINKS:
-            own = sum(part + device.count(column, link) for link in range(links))
-        else:
-            own = part + device.count(column, scope)
+        scopes = range(links) if scope == ALL_LINKS else (scope,)
+        own = sum(part + device.count(column, link) for link in scopes)
         return (own // unit) % (1 << device.bits.get(column, 64))
 
     return FieldRow(ULONGLONG, needs, value, column, (unit, 1))
