@@ -54,10 +54,10 @@ def _library(settings: Settings, simulate: str | None) -> tuple[Nvml | None, str
         simulate = None if settings.gpu.enable_nvml and _has_gpus() else DEFAULT_PROFILE
     if simulate is not None:
         # Only here, so that a daemon on real GPUs does not carry the simulation.
-        from gpumon.gpu.simulate import SimulatedLibrary, parse_profile
+        from gpumon.gpu.standin import stand_in
 
         try:
-            return Nvml(SimulatedLibrary(parse_profile(simulate))), "simulated"
+            return Nvml(stand_in(simulate)), "simulated"
         except ValueError as error:
             raise StartError(f"--simulate: {error}") from error
     return (Nvml(), "nvml") if settings.gpu.enable_nvml else (None, "none")

@@ -104,7 +104,8 @@ SIMULATE = (
     "--simulate",
     {
         "metavar": "PROFILE",
-        "help": 'simulate GPUs, as in h100x8 or rtx4090x1; "auto" does so only where there are no real ones',
+        "help": "simulate GPUs, as in h100x8 or rtx4090x1, or replay a capture, as in capture.json; "
+        '"auto" simulates only where there are no real ones',
     },
 )
 COMMANDS = (

@@ -73,8 +73,8 @@ def _link(column: str, needs: str, unit: int) -> FieldRow:
         if scope != ALL_LINKS and scope >= links:
             raise Refusal(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         part = device.counted(column, step) // links
-        scopes = range(links) if scope == ALL_LINKS else (scope,)
-        own = sum(part + device.count(column, link) for link in scopes)
+        wanted = range(links) if scope == ALL_LINKS else (scope,)
+        own = part * len(wanted) + sum([device.count(column, link) for link in wanted])
         return (own // unit) % (1 << device.bits.get(column, 64))
 
     return FieldRow(ULONGLONG, needs, value, column, (unit, 1))

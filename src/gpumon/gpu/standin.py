@@ -1,0 +1,19 @@
+"""What `--simulate` puts in the driver's place: a simulated node, or a capture that is replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpumon.gpu.capture.file import read_file
+from gpumon.gpu.capture.replay import ReplayLibrary
+from gpumon.gpu.simulate import SimulatedLibrary, parse_profile
+
+
+def stand_in(text: str) -> object:
+    """Give the library that a profile such as h100x8, or a capture's file name (*.json), names.
+
+    ValueError says in one sentence what is wrong with it.
+    """
+    if text.endswith(".json"):
+        return ReplayLibrary(read_file(Path(text)))
+    return SimulatedLibrary(parse_profile(text))
