@@ -16,12 +16,12 @@ from gpumon import __version__, log
 from gpumon.catalog import BUILD, DAEMON, Entity
 from gpumon.gpu.kmsg import KernelLog
 from gpumon.gpu.nvml import Nvml, RefusedError
-from gpumon.gpu.source import GpuSource
+from gpumon.gpu.source import GAP_TICKS, GpuSource
 from gpumon.gpu.xid import XidLog
 from gpumon.host import HostSource
 from gpumon.hub import Hub
 from gpumon.log import Logger
-from gpumon.sampler import DEADLINE_SHARE, Sampler
+from gpumon.sampler import Sampler
 from gpumon.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ class Service:
         xids = XidLog()
         smi = None
         if settings.gpu.fallback_to_nvidia_smi:
-            from gpumon.gpu.smi import NvidiaSmi
+            from gpumon.gpu.smi import LONGEST_GAP_SECONDS, NvidiaSmi
 
             smi = NvidiaSmi(
                 settings.gpu.nvidia_smi_path,
-                timeout_seconds=DEADLINE_SHARE * settings.service.poll_interval_secs,
+                longest_gap_seconds=max(LONGEST_GAP_SECONDS, GAP_TICKS * settings.service.poll_interval_secs),
                 xids=xids,
             )
         self._gpu = GpuSource(
@@ -127,9 +127,9 @@ class Service:
                 await server.start()
             except OSError as error:
                 raise StartError(str(error)) from error
-        kernel_log = KernelLog(xids) if settings.gpu.read_kernel_log and self._driver == "nvml" else None
-        if kernel_log is not None:
-            kernel_log.start()
+        kernel_log = KernelLog(xids) if settings.gpu.read_kernel_log and self._driver != "simulated" else None
+        if kernel_log is not None and not kernel_log.start():
+            self._logger.info("the kernel log is not read for XIDs", reason=kernel_log.problem)
         self._handle_signals()
         self._say(server)
         sampling = asyncio.create_task(sampler.run())

@@ -26,6 +26,9 @@ option, _, asked = sys.argv[1].partition("=")
 
 if machine["does"] == "hang":
     time.sleep(600)
+if machine["does"] == "wait":
+    while not os.path.exists(folder + "/go"):
+        time.sleep(0.01)
 if machine["does"] == "freeze":
     write(machine["text"] + "/cgroup.procs", str(os.getpid()))
     write(machine["text"] + "/freezer.state", "FROZEN")
@@ -80,7 +83,7 @@ for gpu in machine["gpus"]:
 if not shown and not machine["lost"]:
     print("No devices were found")
     sys.exit(6)
-sys.stdout.write(machine["text"] if machine["does"] == "read" else "")
+sys.stdout.write(machine["text"])
 sys.exit(15 if machine["lost"] else machine["code"])
 """
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.gpu.fake_smi import NEW_FIELDS, OLD_FIELDS, OLD_ROW_FIELDS, Machine, a100_old, h100, rtx4090
 
-from gpumon.catalog import FAN, GPU, GPU_DOWN, GPU_HEALTH, GPU_INFO, GPU_XID, KINDS, SUPPORT, Entity, EntityKind
+from gpumon.catalog import FAN, GPU, GPU_DOWN, GPU_HEALTH, GPU_INFO, KINDS, SUPPORT, Entity, EntityKind
 from gpumon.gpu.smi import NvidiaSmi, SmiError, SmiReading
 from gpumon.gpu.smi_fields import (
     IDENTITY,
@@ -327,8 +327,7 @@ def test_xids_of_the_kernel_log_are_counted_for_the_gpu_at_their_address(h100s: 
     xids = XidLog()
     xids.seen("0000:19:00", 79, 1234.5, "kmsg")
     reading = read(h100s, xids=xids)
-    (entity,) = of(reading, GPU_XID)
-    assert (entity.label("gpu_id"), entity.label("xid"), entity.values) == ("1", "79", (1.0,))
+    assert xids.counts(h100(1)["uuid"]) == {79: 1}
     assert [gpu["xid_last_timestamp_seconds"] for gpu in of(reading, GPU)] == [None, 1234.5]
     assert not [name for name in reasons(reading) if "xid" in name]
 
@@ -643,14 +642,40 @@ def test_a_reading_asked_for_while_one_is_under_way_starts_no_second_child(h100s
 
     async def main() -> None:
         smi = smi_of(h100s)
-        first = asyncio.create_task(smi.read())
-        await asyncio.sleep(0)
-        with pytest.raises(SmiError, match=r"is not started again until it ends$"):
-            await smi.read()
-        assert (await first).success
+        first, second = await asyncio.gather(smi.read(), smi.read())
+        assert first is second
+        assert first.success
 
     run(main())
     assert h100s.calls == ["--help-query-gpu", "--query-gpu"]
+
+
+def test_a_run_that_takes_longer_than_a_tick_goes_on_and_its_reading_is_given_when_it_is_there(h100s: Machine) -> None:
+    """On a node where it always does, readings come at the pace of nvidia-smi; meanwhile the last one stands."""
+    clock = Clock()
+
+    async def main() -> None:
+        smi = smi_of(h100s, clock=clock)
+        h100s.set(does="wait")
+        assert await smi.read(0.01) == SmiReading((), (), 0, False), "nothing is known yet"
+        clock.now += 3
+        (h100s.folder / "go").touch()
+        first = await smi.read(20)
+        assert {gpu["read_duration_seconds"] for gpu in of(first, GPU_HEALTH)} == {3}
+        (h100s.folder / "go").unlink()
+        for _ in range(4):
+            assert await smi.read(0.01) is first
+            clock.now += 2
+        hanging = await smi.read(0.01)
+        assert [(gpu["up"], gpu["hung"]) for gpu in of(hanging, GPU_HEALTH)] == [(0, 1), (0, 1)]
+        assert of(hanging, GPU) == []
+        assert hanging.errors[0].endswith("takes more than twice as long as before")
+        (h100s.folder / "go").touch()
+        assert up(await smi.read(20)) == {"0": 1, "1": 1}
+        assert h100s.calls.count("--query-gpu") == 2
+        await smi.close()
+
+    run(main())
 
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
@@ -767,7 +792,10 @@ def test_any_help_text_gives_only_fields_that_are_wanted(text: str) -> None:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.one_of(st.binary(max_size=300), st.lists(LINES, max_size=3).map(lambda lines: "\n".join(lines).encode())),
+    st.one_of(
+        st.binary(max_size=300),
+        st.lists(LINES, max_size=3).map(lambda lines: "\n".join(lines).encode("utf-8", "replace")),
+    ),
     st.integers(0, 255),
     st.booleans(),
 )

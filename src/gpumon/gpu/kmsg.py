@@ -36,23 +36,6 @@ def parse_xid(record: bytes) -> tuple[str, int] | None:
     return None if match is None else (match[1].decode("ascii"), int(match[2]))
 
 
-def unreadable(path: Path = KMSG) -> str | None:
-    """Say in one sentence why the kernel log cannot be read and what to do about it; None when it can."""
-    try:
-        os.close(_open(path))
-    except OSError as error:
-        return _problem(path, error)
-    return None
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _problem(path: Path, error: OSError) -> str:
-    return f"{path} {_ADVICE.get(error.errno or 0, f'cannot be read: {error.strerror}')}"
-
-
 class KernelLog:
     """Feeds a XidLog from the kernel log, from `start` to `close`. Belongs to one event loop.
 
@@ -74,7 +57,7 @@ class KernelLog:
         """Begin to read; False when that cannot be, `problem` says why. Call on the loop."""
         self._loop = asyncio.get_running_loop()
         try:
-            self._fd = _open(self._path)
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             self._skip_history()
         except OSError as error:
             self._fail(error)
@@ -103,7 +86,8 @@ class KernelLog:
                 raise
 
     def _fail(self, error: OSError) -> None:
-        self.problem = _problem(self._path, error)
+        advice = _ADVICE.get(error.errno or 0, f"cannot be read: {error.strerror}")
+        self.problem = f"{self._path} {advice}"
         self.close()
 
     def _read(self) -> None:

@@ -22,6 +22,10 @@ from gpumon.gpu.smi_fields import IDENTITY, NAME, NOT_UNDERSTOOD, REMAPPED_ROWS,
 from gpumon.gpu.smi_output import INDEX, UUID, Answer, parse, printable_lines
 from gpumon.gpu.xid import XidLog, pci_address
 
+# Runs of 6 s were seen on nodes with many GPUs (netdata #14522).
+TIMEOUT_SECONDS = 15.0
+# The time between two readings may be several runs of that length.
+LONGEST_GAP_SECONDS = 60.0
 # How often remapped rows are asked for where they need a child of their own.
 SLOW_SECONDS = 30.0
 
@@ -47,8 +51,8 @@ class SmiReading:
 class NvidiaSmi:
     """Reads all GPUs by running nvidia-smi, one child at a time. Belongs to one event loop.
 
-    `timeout_seconds` is for one reading; `longest_gap_seconds` is the longest time between two readings
-    over which power and utilisation are integrated.
+    `timeout_seconds` is after how long a run is killed; `longest_gap_seconds` is the longest time between two readings
+    over which power and utilisation are integrated. GPUs are made known to `xids` by their PCI address.
     """
 
     def __init__(
@@ -56,8 +60,8 @@ class NvidiaSmi:
         command: str,
         *,
         clock: Callable[[], float] = time.monotonic,
-        timeout_seconds: float,
-        longest_gap_seconds: float = 60.0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        longest_gap_seconds: float = LONGEST_GAP_SECONDS,
         xids: XidLog | None = None,
         devices_path: Path = Path("/proc/driver/nvidia/gpus"),
     ) -> None:
@@ -68,18 +72,40 @@ class NvidiaSmi:
         self._xids = xids
         self._devices_path = devices_path
         self._child: Child | None = None
+        self._under_way: asyncio.Task[SmiReading] | None = None
+        self._started = 0.0
+        self._seconds = 0.0  # how long the last run took that gave readings
+        self._latest: SmiReading | None = None
         self._fields: list[str] = []  # of --query-gpu; none: to be discovered
         self._row_fields: list[str] = []  # of --query-remapped-rows, where they are not in --query-gpu
         self._remapped: dict[str, dict[str, str]] = {}  # cells by UUID
         self._slow_due = 0.0
         self._gpus: dict[str, GpuRecord] = {}  # every GPU seen since start, by UUID
 
-    async def read(self) -> SmiReading:
+    async def read(self, within: float | None = None) -> SmiReading:
         """Read every GPU. One that does not answer is down, the others are not.
 
+        A run may take longer than a tick, on some nodes always: after `within` seconds the reading before is given
+        once more, and the next call goes on with the same run. All are down when it takes twice as long as the last.
         Raises SmiError when nothing could be read and no GPU is known; known ones are given as down instead.
         """
-        started = self._clock()
+        if self._under_way is None:
+            self._started = self._clock()
+            self._under_way = asyncio.create_task(self._read(self._started))
+        task = self._under_way
+        await asyncio.wait([task], timeout=within)
+        if task.done():
+            if self._under_way is task:
+                self._under_way = None
+            self._latest = None
+            self._latest = task.result()
+        elif self._latest is None:
+            return SmiReading((), (), 0, success=False)
+        elif self._clock() - self._started > 2 * self._seconds:
+            return self._nothing(f"{self._command} takes more than twice as long as before", hung=True)
+        return self._latest
+
+    async def _read(self, started: float) -> SmiReading:
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await self._ask()
@@ -91,6 +117,10 @@ class NvidiaSmi:
 
     async def close(self) -> None:
         """Kill the child if there is one; does not wait for one that cannot be killed."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+            await asyncio.gather(self._under_way, return_exceptions=True)
+            self._under_way = None
         if self._child is not None and not self._child.over.done():
             self._child.kill()
             # Time for the kernel to end an ordinary process; one that hangs in the driver takes for ever.
@@ -197,7 +227,7 @@ class NvidiaSmi:
     # Taking what was answered.
 
     def _take(self, answer: Answer, now: float) -> SmiReading:
-        seconds = self._clock() - now
+        self._seconds = seconds = self._clock() - now
         errors = [f"GPU {address}: {reason}" for address, reason in answer.lost.items()]
         entities: list[Entity] = []
         read: set[str] = set()

@@ -97,14 +97,8 @@ class GpuRecord:
             Entity(GPU, labels, tuple(values)),
             info,
             *([Entity(FAN, (*labels, "0"), (fan,))] if fan is not None else []),
-            *self._xid_entities(xids),
             *self._supported(values, missing, mig=info.label("mig_mode") == "enabled", xids=xids is not None),
         )
-
-    def _xid_entities(self, xids: XidLog | None) -> Iterable[Entity]:
-        if xids is not None:
-            for code, count in sorted(xids.counts(self.identity.uuid).items()):
-                yield Entity(GPU_XID, (*self.identity.labels, str(code)), (float(count),))
 
     def _supported(
         self, values: list[float | None], missing: dict[tuple[EntityKind, str], str], *, mig: bool, xids: bool

@@ -103,7 +103,7 @@ class GpuSource:
             if self._state is _State.CLOSED:
                 await self._open(now, timeout)
             if self._state is _State.CLOSED and self._smi is not None and self.driver_name == "nvidia-smi":
-                return await self._read_smi()
+                return await self._read_smi(max(deadline - self._monotonic(), 0.0))
             entities = await self._read_devices(now, max(deadline - self._monotonic(), 0.0))
         return SourceReading(
             (*entities, *self._health(), *self._xid_entities(), *self._error_entities()), self._success()
@@ -250,13 +250,13 @@ class GpuSource:
             await self._smi.close()
         self._crew.stop()
 
-    async def _read_smi(self) -> SourceReading:
+    async def _read_smi(self, timeout: float) -> SourceReading:
         from gpumon.gpu.smi import SmiError  # loaded already, where it is used at all
 
         assert self._smi is not None
         event = "nvidia-smi does not give all"
         try:
-            reading = await self._smi.read()
+            reading = await self._smi.read(timeout)
         except SmiError as error:
             self.gpu_count = 0
             self._onsets.fail("nvidia-smi", event, reason=str(error))
