@@ -19,13 +19,14 @@ from gpumon.gpu.xid import XidLog
 # Of all that NVML can report, what gpumon uses; the recovery action is a reading of its own.
 WANTED_EVENTS: int = pynvml.nvmlEventTypeXidCriticalError
 
-# As often as readings are made; the driver keeps events until they are fetched.
-POLL_SECONDS = 2.0
-# The shortest wait: what 0 means is not documented.
+# The driver keeps events until they are fetched; what the kernel log says of the same XID is waited for longer than that,
+# also when a look failed. A set whose wait fails costs next to nothing, so there is no back-off.
+POLL_SECONDS = 4.0
+# Without an event each set costs this and 30 µs of CPU. 0 would cost 2 µs, but is said to mean "for ever" by NVIDIA's own
+# cuda.core and "at once" by others: unverified.
 WAIT_MILLISECONDS = 1
 # Per GPU and look, so that a storm does not keep the thread from the other GPUs.
 MOST_EVENTS = 1000
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 30.0
 # How long to wait for a driver call that may hang before its event set is left to the end of the process.
 PATIENCE_SECONDS = 1.0
 
@@ -45,13 +46,11 @@ def register(nvml: Nvml, handle: Handle, event_set: object) -> int:
 class _Watch:
     """The event set of one GPU; `lock` is held while the driver is asked about it."""
 
-    __slots__ = ("event_set", "lock", "retry_at", "retry_seconds")
+    __slots__ = ("event_set", "lock")
 
     def __init__(self, event_set: object) -> None:
         self.event_set = event_set
         self.lock = threading.Lock()
-        self.retry_at = 0.0
-        self.retry_seconds = FIRST_RETRY_SECONDS
 
 
 class EventWatcher:
@@ -63,13 +62,11 @@ class EventWatcher:
         xids: XidLog,
         *,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._nvml = nvml
         self._xids = xids
         self._clock = clock
-        self._monotonic = monotonic
         self._poll_seconds = poll_seconds
         self._watches: dict[str, _Watch] = {}
         self._lock = threading.Lock()
@@ -123,9 +120,8 @@ class EventWatcher:
         with self._lock:
             watches = list(self._watches.items())
         for uuid, watch in watches:
-            if self._monotonic() >= watch.retry_at:
-                with watch.lock:
-                    self._take(uuid, watch)
+            with watch.lock:
+                self._take(uuid, watch)
 
     def _take(self, uuid: str, watch: _Watch) -> None:
         for _ in range(MOST_EVENTS):
@@ -135,13 +131,9 @@ class EventWatcher:
             code = self._nvml.raw(
                 "nvmlEventSetWait_v2", watch.event_set, ctypes.byref(self._data), ctypes.c_uint(WAIT_MILLISECONDS)
             )
-            if code not in (SUCCESS, pynvml.NVML_ERROR_TIMEOUT):
-                self._nvml.refused("nvmlEventSetWait_v2", code)  # counted there when unexpected
-                watch.retry_at = self._monotonic() + watch.retry_seconds
-                watch.retry_seconds = min(2 * watch.retry_seconds, LAST_RETRY_SECONDS)
-                return
-            watch.retry_seconds = FIRST_RETRY_SECONDS
             if code != SUCCESS:
+                if code != pynvml.NVML_ERROR_TIMEOUT:
+                    self._nvml.refused("nvmlEventSetWait_v2", code)  # counted there when unexpected
                 return
             if self._data.eventType == pynvml.nvmlEventTypeXidCriticalError:
                 self._xids.seen(uuid, int(self._data.eventData), self._clock(), "nvml")

@@ -14,7 +14,7 @@ from gpumon.gpu.xid_codes import UNKNOWN_XID, XIDS
 Source = Literal["nvml", "kmsg"]
 _OTHER: dict[Source, Source] = {"nvml": "kmsg", "kmsg": "nvml"}
 
-# Both sources are asked within seconds of the error; events are fetched every 2 s, a full kernel log lags a little.
+# The kernel log is read at once, but lags a little when much is written; events are fetched every 4 s.
 WINDOW_SECONDS = 10.0
 # Sightings of one code on one device that still wait for the other source's: a storm in the kernel log of 2 s.
 _MOST_UNPAIRED = 4096
