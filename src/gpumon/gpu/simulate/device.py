@@ -227,9 +227,14 @@ class Device:
 
     def used(self, step: int, gpu_instance_id: int | None = None) -> int:
         """Give the bytes in use on the whole GPU, or on one of its instances."""
-        mine = [p for p in self.processes(step) if gpu_instance_id is None or p.gpu_instance_id == gpu_instance_id]
-        driver = DRIVER_MIB * MIB if gpu_instance_id is None else 0
-        return driver + sum(process.used_memory_bytes or 0 for process in mine)
+        if self.given is not None:
+            held = [(process, process.used_memory_bytes or 0) for process in self.given]
+        else:
+            filled = self.at("filled", step) / 10000
+            held = [(client.process, client.held(filled)) for client in self._clients]
+        if gpu_instance_id is not None:
+            return sum(count for process, count in held if process.gpu_instance_id == gpu_instance_id)
+        return DRIVER_MIB * MIB + sum(count for _process, count in held)
 
     def shares(self, step: int) -> dict[int, tuple[int, ...]]:
         """Give each process's percent of the multiprocessors, memory, encoder and decoder, by pid."""

@@ -42,6 +42,10 @@ class Client:
     process: SimulatedProcess
     bytes: float
 
+    def held(self, filled: float) -> int:
+        """Give the bytes it holds, in whole pages, while `filled` of what there is for it is filled."""
+        return round(self.bytes * filled / PAGE) * PAGE
+
 
 def clients(load: str, homes: Mapping[tuple[int, int], int], slot: int, real_pids: Sequence[int]) -> tuple[Client, ...]:
     """Give the processes of a load pattern: one set for each home, which is instance ids and bytes of memory."""
@@ -62,9 +66,7 @@ def clients(load: str, homes: Mapping[tuple[int, int], int], slot: int, real_pid
 
 def fill(met: Sequence[Client], filled: float) -> tuple[SimulatedProcess, ...]:
     """Give the processes with the memory they hold while `filled` of what there is for them is filled."""
-    return tuple(
-        replace(client.process, used_memory_bytes=round(client.bytes * filled / PAGE) * PAGE) for client in met
-    )
+    return tuple(replace(client.process, used_memory_bytes=client.held(filled)) for client in met)
 
 
 def shares(processes: Sequence[SimulatedProcess], whole: Sequence[int]) -> dict[int, tuple[int, ...]]:
