@@ -464,3 +464,17 @@ def test_the_profile_of_a_mig_device_is_named_without_its_name() -> None:
 
     with Node(library=NamesTheGpu(parse_profile("h100x1-mig"), clock=lambda: 1.7e9)) as node:
         assert {info.label("profile") for info in node.tick().of(MIG_INFO)} == named
+
+
+def test_profiling_samples_of_a_lost_device_are_freed() -> None:
+    """A GPU that is lost and opened anew a hundred times leaves no samples behind in the driver."""
+    with Node("h100x2") as node, capture_logs():
+        node.tick(3)
+        for _ in range(100):
+            node.library.lose(0)
+            node.tick()
+            node.library.restore(0)
+            node.wait(30)
+            node.tick(2)
+        alive = node.library.calls["nvmlGpmSampleAlloc"] - node.library.calls["nvmlGpmSampleFree"]
+        assert alive == 2 * 2

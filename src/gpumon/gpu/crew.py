@@ -121,7 +121,8 @@ class Crew:
         while True:
             with self._lock:
                 while not self._queue:
-                    if self._stopped:
+                    if self._stopped or self._idle:  # one that waits is enough
+                        self._threads -= 1
                         return
                     self._idle += 1
                     self._work.wait()

@@ -130,8 +130,7 @@ class Device:
 
     def free(self) -> None:
         """Give back what the driver holds for this device; before the driver is closed."""
-        for pair in self._pairs.all():
-            pair.free(self.nvml)
+        self._pairs.free(self.nvml)
 
     def _open(self) -> None:
         self.handle = self.nvml.call("nvmlDeviceGetHandleByIndex", self.index)
@@ -171,6 +170,8 @@ class Device:
         layout = (links, fans, mig_mode, tuple(labels for labels, *_ in instances))
         if layout != self._layout:
             self._layout = layout
+            # A new GPU instance may have the number of an old one; a mean must not reach over both.
+            self._pairs.free(self.nvml, instances_only=True)
             # With MIG switched on or off, other readings exist: what was refused is tried again.
             self._gpu = Part(GPU, self.handle, self.labels)
             self._parts = [

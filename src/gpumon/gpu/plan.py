@@ -11,7 +11,7 @@ from gpumon.catalog import Cadence, Call, Column, Computed, EntityKind, Field, G
 from gpumon.gpu.buffers import VALUE_BITS, FieldBlock, GpmPair, number
 from gpumon.gpu.computed import COMPUTED
 from gpumon.gpu.counters import Ledger
-from gpumon.gpu.nvml import Handle, constant
+from gpumon.gpu.nvml import Handle, Nvml, constant
 
 NONE_LEFT = -1
 
@@ -117,9 +117,10 @@ class GpmPairs:
             self._pairs[key] = GpmPair(metric_ids, gpu_instance_id)
         return self._pairs[key]
 
-    def all(self) -> list[GpmPair]:
-        """Give every pair made so far."""
-        return list(self._pairs.values())
+    def free(self, nvml: Nvml, *, instances_only: bool = False) -> None:
+        """Give all samples, or those of GPU instances, back to the driver."""
+        for key in [key for key in self._pairs if key[0] is not None or not instances_only]:
+            self._pairs.pop(key).free(nvml)
 
 
 def make_plan(

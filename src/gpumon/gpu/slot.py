@@ -35,6 +35,7 @@ class Slot:
         self.down: str | None = None  # why, in NVML's word
         self.down_code: int | None = None
         self.device: Device | None = None
+        self._gone: Device | None = None  # thrown away, but not freed yet
         self._make_device = make_device
         self._crew = crew
         self._attempts = 0
@@ -56,10 +57,13 @@ class Slot:
         """Give the reading to be made on a thread of the crew."""
         if self.device is None:
             self.device = self._make_device(self.index)
-        device = self.device
+        device, gone = self.device, self._gone
+        self._gone = None
 
         def read() -> DeviceReading:
             started = time.perf_counter()
+            if gone is not None:
+                gone.free()
             entities = device.read(now)
             return DeviceReading(entities, device.labels, time.perf_counter() - started)
 
@@ -87,15 +91,17 @@ class Slot:
             self.down, self.down_code = f"{type(error).__name__}: {error}", None
         if self.device is not None and self.device.uuid:
             self.labels = self.device.labels
-        self.device = None
+        self._gone, self.device = self.device, None
         self._seconds = None
         self._retry_at = now + RETRY_SECONDS[min(self._attempts, len(RETRY_SECONDS) - 1)]
         self._attempts += 1
 
-    def forget(self) -> None:
-        """Throw the device away, so that another is made at the next tick; for when the driver is opened anew."""
-        self.device = None
+    def forget(self) -> list[Device]:
+        """Give up the device, so that another is made at the next tick; for when the driver is opened anew."""
+        devices = [device for device in (self.device, self._gone) if device is not None]
+        self.device = self._gone = None
         self._retry_at = 0.0
+        return devices
 
     @property
     def driver_wide(self) -> bool:

@@ -207,9 +207,7 @@ class GpuSource:
         if self._crew.busy or self._driver is None:
             return False
         driver = self._driver
-        devices = [slot.device for slot in self._slots if slot.device is not None]
-        for slot in self._slots:
-            slot.forget()
+        devices = [device for slot in self._slots for device in slot.forget()]
         self._facts = None
         self._state = _State.CLOSED
         self._open_at = 0.0

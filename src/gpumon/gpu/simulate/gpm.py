@@ -40,6 +40,11 @@ class GpmSamples:
     def __len__(self) -> int:
         return len(self._samples)
 
+    def clear(self) -> None:
+        """Forget all samples, as a driver that is loaded anew does."""
+        with self._lock:
+            self._samples.clear()
+
     def allocate(self, out: Argument) -> None:
         """Answer nvmlGpmSampleAlloc."""
         with self._lock:

@@ -92,6 +92,7 @@ class SimulatedLibrary(Driver):
         for device in self._node.devices:
             device.reload(step)
         self._events.close()
+        self._gpm.clear()
         self._references, self._loaded = 0, True
 
     def version_mismatch(self) -> None:
