@@ -16,6 +16,7 @@ import structlog
 from gpumon.export.exposition import Exposition
 from gpumon.export.prometheus import Form
 from gpumon.gpu.simulate import SimulatedProcess
+from gpumon.memory import use_one_arena
 from tests.node import Node
 
 WARM_UP = 2_000
@@ -66,6 +67,7 @@ def churn(node: Node, chance: random.Random, folder: Path) -> None:
 
 def main(ticks: int, folder: Path) -> None:
     """Run, and print the state after the warm-up and at the end as JSON."""
+    use_one_arena()
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     chance = random.Random(1)
     with Node("h100x3", devices_path=folder) as node:

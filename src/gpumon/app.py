@@ -21,6 +21,7 @@ from gpumon.gpu.xid import XidLog
 from gpumon.host import HostSource
 from gpumon.hub import Hub
 from gpumon.log import Logger
+from gpumon.memory import use_one_arena
 from gpumon.sampler import Sampler
 from gpumon.settings import Settings
 
@@ -43,6 +44,7 @@ class StartError(Exception):
 
 def run(settings: Settings, simulate: str | None, web_config: WebConfig | None = None) -> int:
     """Serve until SIGTERM or SIGINT; give the exit code. Raises StartError and ValueError before anything is started."""
+    use_one_arena()
     log.configure(settings.service.log_level, settings.service.log_format)
     nvml, driver = _library(settings, simulate)
     return asyncio.run(Service(settings, nvml, driver, web_config).serve())
