@@ -34,7 +34,7 @@ def page(profile: str) -> bytes:
     """Render the third snapshot of a simulated node."""
     with Node(profile) as node, capture_logs():
         snapshot = node.tick(3)
-    return Renderer().render([steady(entity, profile) for entity in snapshot.entities], Form.TEXT)
+    return b"".join(Renderer().render([steady(entity, profile) for entity in snapshot.entities], Form.TEXT))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -7,6 +7,8 @@ from gpumon.catalog.model import EntityKind, Label, Otel, Reading, Since
 
 UP = Reading(name="up", help="1 while the newest snapshot is fresh, 0 when sampling has stopped or is too far behind.")
 
+UP = Reading(name="up", help="1 while the newest snapshot is fresh, 0 when sampling has stopped or is too far behind.")
+
 DAEMON = EntityKind(
     "daemon",
     "gpumon itself.",

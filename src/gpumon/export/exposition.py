@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from struct import pack
 
@@ -22,11 +22,11 @@ DOWN = Entity(DAEMON, (), tuple(0.0 if column.reading is UP else None for column
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A rendered page without its tail: as sent, and what the checksum at its end needs to know of it."""
+    """A rendered page without its tail: as sent; checksum and size of what is compressed are for the end of it."""
 
     content: bytes
-    checksum: int
-    size: int
+    checksum: int = 0
+    size: int = 0
 
 
 class Exposition:
@@ -62,11 +62,8 @@ class Exposition:
     def _body(self, form: Form, gzip: bool) -> Body:
         body = self._bodies.get((form, gzip))
         if body is None:
-            if gzip:
-                body = _gzip_start(self._body(form, False))
-            else:
-                content = self._renderer.render(_served(*self._shown), form)
-                body = Body(content, 0, len(content))
+            families = self._renderer.render(_served(*self._shown), form)
+            body = _gzip_start(families) if gzip else Body(b"".join(families))
             self._bodies[form, gzip] = body
             self.renders[form, gzip] += 1
         return body
@@ -82,7 +79,8 @@ def _served(snapshot: Snapshot | None, fresh: bool) -> list[Entity]:
     if fresh:
         return list(snapshot.entities)
     health = [entity for entity in snapshot.entities if entity.kind in HEALTH_KINDS]
-    return [_down(entity) if entity.kind is DAEMON else entity for entity in health]
+    # Of two entities with the same labels the first is rendered, so DOWN counts only where the daemon has none.
+    return [*(_down(entity) if entity.kind is DAEMON else entity for entity in health), DOWN]
 
 
 def _down(daemon: Entity) -> Entity:
@@ -90,11 +88,17 @@ def _down(daemon: Entity) -> Entity:
     return replace(daemon, values=(*daemon.values[:up], 0.0, *daemon.values[up + 1 :]))
 
 
-def _gzip_start(body: Body) -> Body:
-    """Compress all but the tail; the flush ends at a whole byte, so that a block with the tail can follow."""
+def _gzip_start(families: Iterable[bytes]) -> Body:
+    """Compress all but the tail, piece by piece so that the whole is never in memory."""
     compressor = zlib.compressobj(GZIP_LEVEL, wbits=zlib.MAX_WBITS | 16)
-    content = compressor.compress(body.content) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    return Body(content, zlib.crc32(body.content), body.size)
+    pieces, checksum, size = [], 0, 0
+    for family in families:
+        pieces.append(compressor.compress(family))
+        checksum = zlib.crc32(family, checksum)
+        size += len(family)
+    # This flush ends at a whole byte, so that a block with the tail can follow.
+    pieces.append(compressor.flush(zlib.Z_SYNC_FLUSH))
+    return Body(b"".join(pieces), checksum, size)
 
 
 def _gzip_end(body: Body, tail: bytes) -> bytes:

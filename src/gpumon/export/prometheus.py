@@ -6,7 +6,7 @@ Sources: Prometheus's "Exposition formats" and the OpenMetrics 1.0 specification
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -108,8 +108,8 @@ class Renderer:
         self._families = families(self._kinds)
         self._prefixes: dict[tuple[EntityKind, tuple[str, ...]], tuple[str, ...]] = {}
 
-    def render(self, entities: Iterable[Entity], form: Form) -> bytes:
-        """Give the samples of `entities` without an end mark.
+    def render(self, entities: Iterable[Entity], form: Form) -> Iterator[bytes]:
+        """Give the samples of `entities`, family by family, without an end mark.
 
         Left out are kinds the renderer was not made for and, of entities with equal labels, all but the first:
         a scraper would refuse a page with the same series twice.
@@ -122,20 +122,18 @@ class Renderer:
                 prefixes = known.get(key) or self._kinds[entity.kind].prefixes(entity.labels)
                 self._prefixes[key] = prefixes
                 rows[entity.kind].append((prefixes, entity.values))
-        return "".join(_lines(self._families, rows, form)).encode()
+        for family in self._families:
+            lines = _lines(family, rows)
+            if lines:
+                yield (family.headers[form] + "".join(lines)).encode()
 
 
-def _lines(families: tuple[Family, ...], rows: dict[EntityKind, list[Row]], form: Form) -> list[str]:
-    page: list[str] = []
-    for family in families:
-        header = len(page)
-        page.append(family.headers[form])
-        for kind, columns in family.parts:
-            for prefixes, values in rows[kind]:
-                for i in columns:
-                    value = values[i]
-                    if value is not None and -inf < value < inf:  # what is not finite was no reading
-                        page.append(f"{prefixes[i]}{number(value)}\n")
-        if len(page) == header + 1:
-            page.pop()
-    return page
+def _lines(family: Family, rows: dict[EntityKind, list[Row]]) -> list[str]:
+    lines = []
+    for kind, columns in family.parts:
+        for prefixes, values in rows[kind]:
+            for i in columns:
+                value = values[i]
+                if value is not None and -inf < value < inf:  # what is not finite was no reading
+                    lines.append(f"{prefixes[i]}{number(value)}\n")
+    return lines
