@@ -97,7 +97,7 @@ def test_a_wrong_web_config_stops_the_start(tmp_path: Path) -> None:
     file.write_text("basic_auth_users:\n  alice: secret\n")
     done = gpumon(GPUMON_TELEMETRY_WEB_CONFIG_FILE=str(file), GPUMON_TELEMETRY_METRICS_PORT=str(free_port()))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"gpumon: web-config file {file}: basic_auth_users")
+    assert done.stderr.startswith(f"gpumon: Web-config file {file}: basic_auth_users")
     assert done.stderr.count("\n") == 1
 
 

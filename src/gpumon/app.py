@@ -125,10 +125,7 @@ class Service:
                 resume=self._gpu.resume,
                 web_config=self._web_config,
             )
-            try:
-                await server.start()
-            except OSError as error:
-                raise StartError(str(error)) from error
+            await server.start()
         kernel_log = KernelLog(xids) if settings.gpu.read_kernel_log and self._driver != "simulated" else None
         if kernel_log is not None and not kernel_log.start():
             self._logger.info("the kernel log is not read for XIDs", reason=kernel_log.problem)
@@ -177,8 +174,10 @@ class Service:
         trouble = data_dir_trouble(data_dir)
         if trouble is not None:
             self._logger.warning("data directory cannot be used", data_dir=str(data_dir), reason=trouble)
+        for note in self._web_config.notes if self._web_config is not None else ():
+            self._logger.warning("web-config", note=note)
         if server is not None:
-            scheme = "https" if self._web_config is not None and self._web_config.context is not None else "http"
+            scheme = "https" if self._web_config is not None and self._web_config.tls is not None else "http"
             port = self._settings.telemetry.metrics_port
             self._logger.info("gpumon is running", version=__version__, metrics=f"{scheme}://localhost:{port}/metrics")
 

@@ -48,12 +48,9 @@ def _run(given: argparse.Namespace) -> int:
     settings = read_apart(given.config)
     web_config = None
     if settings.telemetry.enable_prometheus and settings.telemetry.web_config_file:
-        from gpumon.web.webconfig import load_web_config
+        from gpumon.web.webconfig import load_web_config_apart
 
-        try:
-            web_config = load_web_config(settings.telemetry.web_config_file)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        web_config = load_web_config_apart(settings.telemetry.web_config_file)
     from gpumon import app
 
     try:

@@ -11,20 +11,22 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
 
 from gpumon.log import Onsets
+from gpumon.settings import SettingsError
 from gpumon.web.passwords import BusyError, Passwords
-from gpumon.web.tls import names_in
-from gpumon.web.webconfig import WebConfig, load_web_config
-from gpumon.web.yamlfile import state
+from gpumon.web.tls import names_in, server_context
+from gpumon.web.webconfig import WebConfig, load_web_config, state
 
 # How long a changed file may go unnoticed; looking takes some microseconds per file.
 LOOK_SECS = 1.0
+# How long until a wrong one is read again, which takes some milliseconds.
+RETRY_SECS = 10.0
 
 
 class Gate:
     """Holds a web-config in force; when its file or one that it names changes, the new one, if it is right."""
 
     def __init__(self, config: WebConfig, clock: Callable[[], float]) -> None:
-        self._config = config
+        self._take(config)
         self._clock = clock
         self._looked = clock()
         self._troubles = Onsets(structlog.get_logger())
@@ -32,10 +34,18 @@ class Gate:
         self._tokens = float(config.rate_limit[1]) if config.rate_limit else 0.0
         self._filled = clock()
 
+    def _take(self, config: WebConfig) -> None:
+        self._config = config
+        self._context = server_context(config.tls) if config.tls else None
+
+    def close(self) -> None:
+        """Let go of what runs."""
+        self._passwords.close()
+
     def context(self) -> ssl.SSLContext | None:
         """Give the TLS settings for the next connection; None is no TLS."""
         self._look()
-        return self._config.context
+        return self._context
 
     def admits(self, certificate: Mapping[str, Any]) -> bool:
         """Say whether a client certificate, verified already, has one of the names that are allowed."""
@@ -85,10 +95,11 @@ class Gate:
             return
         try:
             config = load_web_config(self._config.path)
-            if (config.context is None) != (self._config.context is None):
-                raise ValueError(f"web-config file {config.path}: TLS cannot be switched on or off without a restart")
-        except ValueError as error:
+            if (config.tls is None) != (self._config.tls is None):
+                raise SettingsError(f"Web-config file {config.path} switches TLS on or off, which takes a restart.")
+        except SettingsError as error:
+            self._looked += RETRY_SECS
             self._troubles.fail("web-config", "changed web-config not taken up", reason=str(error))
         else:
-            self._config = config
+            self._take(config)
             self._troubles.mend("web-config", "changed web-config taken up")

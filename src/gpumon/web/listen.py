@@ -17,6 +17,7 @@ from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
 
 from gpumon.log import Logger
+from gpumon.settings import SettingsError
 
 # Scrapers and people of one node are few; each connection beyond them takes memory from the sampling.
 MOST_CONNECTIONS = 64
@@ -58,7 +59,6 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless the client shows a certificate that the door does not admit."""
-        self._listener.connections.add(self)
         super().connection_made(transport)
         certificate = transport.get_extra_info("peercert")
         if certificate and self._listener.door and not self._listener.door.admits(certificate):
@@ -78,6 +78,18 @@ class Connection(RequestHandler):
         """Note that a whole request is here: what comes next is that the client takes the answer, and idles."""
         self._answering = True
         self.deadline = self._loop.time() + self._listener.idle_secs
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> StreamResponse:
+        """Answer what went wrong, without telling the versions of Python and aiohttp."""
+        response = super().handle_error(request, status, exc, message)
+        response.headers["Server"] = "gpumon"
+        return response
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
@@ -106,7 +118,7 @@ class Listener:
         self.door = door
         self.head_secs = head_secs
         self.idle_secs = idle_secs
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection] = set()  # those that still shake hands included
         self._most_connections = most_connections
         self._respond = respond
         self._logger = logger
@@ -116,7 +128,7 @@ class Listener:
     async def start(self, address: str, port: int, address_setting: str, port_setting: str) -> int:
         """Listen; give the port, which is a free one for port 0.
 
-        OSError says in one sentence what is wrong and which setting to change.
+        SettingsError says in one sentence what is wrong and which setting to change.
         """
         self._loop = asyncio.get_running_loop()
         self._server = Server(self._handle, loop=self._loop)
@@ -170,10 +182,12 @@ class Listener:
             self._loop.call_later(1.0, self._resume, listening)
             return
         sock.setblocking(False)
-        if len(self.connections) + len(self._greetings) >= self._most_connections:
+        if len(self.connections) >= self._most_connections:
             _refuse(sock)
             return
-        task = self._loop.create_task(self._greet(sock))
+        connection = Connection(self, self._server, **self._options)
+        self.connections.add(connection)
+        task = self._loop.create_task(self._greet(sock, connection))
         self._greetings.add(task)
         task.add_done_callback(self._greetings.discard)
 
@@ -181,17 +195,17 @@ class Listener:
         if listening in self._sockets:
             self._loop.add_reader(listening, self._accept, listening)
 
-    async def _greet(self, sock: socket.socket) -> None:
-        """Make a connection of a socket; with TLS that takes the client's part, and may fail."""
+    async def _greet(self, sock: socket.socket, connection: Connection) -> None:
+        """Connect a socket; with TLS that takes the client's part, and may fail."""
         context = self.door.context() if self.door else None
         tls = {"ssl_handshake_timeout": self.head_secs, "ssl_shutdown_timeout": TLS_CLOSE_SECS} if context else {}
         try:
-            await self._loop.connect_accepted_socket(self._connection, sock, ssl=context, **tls)
+            await self._loop.connect_accepted_socket(lambda: connection, sock, ssl=context, **tls)
         except OSError:  # TLS's errors are of this class too; that a client does not get through is no news
             sock.close()
-
-    def _connection(self) -> Connection:
-        return Connection(self, self._server, **self._options)
+        finally:
+            if not connection.connected:
+                self.connections.discard(connection)
 
     def _sweep(self) -> None:
         now = self._loop.time()
@@ -229,19 +243,19 @@ async def _listen(address: str, port: int, address_setting: str, port_setting: s
     except (OSError, UnicodeError, ValueError) as error:
         for sock in sockets:
             sock.close()
-        raise OSError(_trouble(error, address, port, address_setting, port_setting)) from error
+        raise SettingsError(_trouble(error, address, port, address_setting, port_setting)) from error
     return sockets
 
 
 def _trouble(error: Exception, address: str, port: int, address_setting: str, port_setting: str) -> str:
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        return f"port {port} on {address} is in use by another program: set {port_setting} to a free port"
+        return f"Port {port} on {address} is in use by another program; set {port_setting} to a free one."
     if code in (errno.EACCES, errno.EPERM):
-        return f"port {port} on {address} takes privileges to listen on: set {port_setting} to 1024 or more"
+        return f"Port {port} on {address} takes privileges to listen on; set {port_setting} to 1024 or more."
     if code == errno.EADDRNOTAVAIL or not isinstance(error, OSError) or isinstance(error, socket.gaierror):
-        return f"{address_setting} is {address!r}, which is no address of this machine: set it to one, or to 0.0.0.0"
-    return f"cannot listen on port {port} of {address} ({error.strerror}): set {address_setting} or {port_setting}"
+        return f"{address_setting} is {address!r}, which is no address of this machine; set it to one, or to 0.0.0.0."
+    return f"Cannot listen on port {port} of {address} ({error.strerror}); change {address_setting} or {port_setting}."
 
 
 class _Errors(logging.Handler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
 
 from gpumon.export.exposition import Exposition, accepts_gzip, choose_form
+from gpumon.export.prometheus import Form
 from gpumon.hub import Hub
 from gpumon.settings import Settings
 from gpumon.web.listen import Listener
@@ -69,8 +70,13 @@ class MetricsServer:
         self._listener = Listener(self._respond, structlog.get_logger(), self._gate)
         self.port = settings.telemetry.metrics_port
 
+    @property
+    def renders(self) -> Mapping[tuple[Form, bool], int]:
+        """Give how many pages were rendered so far, by form and whether compressed."""
+        return self._exposition.renders
+
     async def start(self) -> None:
-        """Listen; OSError says in one sentence why that does not work."""
+        """Listen; SettingsError says in one sentence why that does not work."""
         self.port = await self._listener.start(
             self._telemetry.metrics_address,
             self._telemetry.metrics_port,
@@ -81,6 +87,8 @@ class MetricsServer:
     async def stop(self) -> None:
         """Stop listening and end every connection."""
         await self._listener.stop()
+        if self._gate:
+            self._gate.close()
 
     async def _respond(self, request: BaseRequest) -> Response:
         refusal = await self._gate.refuse(request) if self._gate else None

@@ -6,6 +6,7 @@ import asyncio
 import binascii
 from base64 import b64decode
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from hmac import compare_digest
 from secrets import token_bytes
@@ -35,6 +36,8 @@ class Passwords:
         self._wrong: dict[bytes, None] = {}
         self._turn = asyncio.Lock()
         self._waiting = 0
+        # A thread of its own: in the loop's shared ones, checks would wait behind whatever else hangs there.
+        self._thread = ThreadPoolExecutor(1, "gpumon-passwords")
 
     async def match(self, authorization: str, users: Mapping[str, str]) -> bool:
         """Say whether an Authorization header has one of `users` and the right password; BusyError when too many ask."""
@@ -54,12 +57,19 @@ class Passwords:
             async with self._turn:
                 known = self._recall(name, digest)  # who waited before us may have asked the same
                 if known is None:
-                    known = await asyncio.to_thread(bcrypt.checkpw, password[:LONGEST_PASSWORD], stored.encode())
-                    known = known and name in users
+                    known = await self._check(password, stored) and name in users
                     self._remember(name, digest, known)
         finally:
             self._waiting -= 1
         return known
+
+    def close(self) -> None:
+        """End the thread, once a check under way is done."""
+        self._thread.shutdown(wait=False)
+
+    async def _check(self, password: bytes, stored: str) -> bool:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, bcrypt.checkpw, password[:LONGEST_PASSWORD], stored.encode())
 
     def _recall(self, name: str, digest: bytes) -> bool | None:
         if compare_digest(self._right.get(name, b""), digest):

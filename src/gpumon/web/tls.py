@@ -6,7 +6,7 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
@@ -39,7 +39,7 @@ class Tls:
     """What a web-config file says of TLS, with the contents of the files it names, as PEM."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     client_auth: str = "NoClientCert"
     client_ca: bytes | None = None
     min_version: str = "TLS12"
@@ -72,14 +72,14 @@ def _load_certificate(context: ssl.SSLContext, tls: Tls) -> None:
     def passphrase() -> str:
         raise ValueError("key is encrypted: give one that is not")  # else Python would ask at the terminal
 
+    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), tls.certificate, "cert")  # for its error, which names the culprit
     with _as_file(tls.certificate) as certificate, _as_file(tls.key) as key:
         try:
             context.load_cert_chain(certificate, key, password=passphrase)
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise ValueError("cert and key do not belong together") from error
-            what = "key" if b"-----BEGIN CERTIFICATE-----" in tls.certificate else "cert"
-            raise ValueError(f"{what} is not PEM that OpenSSL can load ({error.reason})") from error
+            raise ValueError("key holds no private key in PEM that OpenSSL can load") from error
 
 
 @contextmanager
@@ -103,10 +103,14 @@ def _load_client_ca(context: ssl.SSLContext, tls: Tls) -> None:
     if tls.client_ca is None:
         context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         return
+    _trust(context, tls.client_ca, "client_ca")
+
+
+def _trust(context: ssl.SSLContext, certificates: bytes, key: str) -> None:
     try:
-        context.load_verify_locations(cadata=tls.client_ca.decode("ascii", "replace"))
-    except (ssl.SSLError, TypeError) as error:
-        raise ValueError("client_ca holds no certificate in PEM") from error
+        context.load_verify_locations(cadata=certificates.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(f"{key} holds no certificate in PEM that OpenSSL can load") from error
 
 
 def _choose_ciphers(context: ssl.SSLContext, tls: Tls) -> None:

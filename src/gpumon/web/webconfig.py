@@ -7,19 +7,21 @@ What Python cannot honour is an error, so that no policy is dropped in silence.
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import bcrypt
-
+from gpumon.apart import apart
+from gpumon.value import show
 from gpumon.web.tls import CIPHERS, CIPHERS_13, CLIENT_AUTH, CURVES, VERSIONS, Tls, server_context, short_address
-from gpumon.web.yamlfile import Section, YamlFile
+
+if TYPE_CHECKING:
+    from gpumon.web.yamlfile import Section
 
 # At a cost of 18 one check takes 16 s, longer than Prometheus's default scrape time-out of 10 s.
 HIGHEST_COST = 17
-HASH = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+HASH = re.compile(r"\$2[aby]\$([0-9][0-9])\$[./A-Za-z0-9]{53}")
 
 # Response headers that may be set, and the values of those that have only these.
 HEADERS: Mapping[str, tuple[str, ...]] = {
@@ -52,31 +54,38 @@ REFUSED = {
 class WebConfig:
     """A web-config file that was read and found right.
 
-    `context` is None without TLS. `allowed_sans` is None where every verified client certificate will do.
+    `tls` is None without TLS. `allowed_sans` is None where every verified client certificate will do.
     `users` are bcrypt hashes by name; without one nobody has to log in.
     `rate_limit` is (seconds per request, burst). `files` are all files it came from, each with its state at that time.
     `notes` are sentences about what is accepted but has no effect.
     """
 
     path: Path
-    context: ssl.SSLContext | None
+    tls: Tls | None
     allowed_sans: frozenset[str] | None
     headers: Mapping[str, str]
-    users: Mapping[str, str]
+    users: Mapping[str, str] = field(repr=False)
     rate_limit: tuple[float, int] | None
     files: tuple[tuple[Path, tuple[int, ...]], ...]
     notes: tuple[str, ...]
 
 
+def load_web_config_apart(path: str | Path) -> WebConfig:
+    """Give what `load_web_config` gives, read in a child, where what YAML takes stays. Call before threads are started."""
+    return apart(lambda: load_web_config(path))
+
+
 def load_web_config(path: str | Path) -> WebConfig:
-    """Read a web-config file and what it names; ValueError says in one sentence what is wrong in which file and key."""
+    """Read a web-config file and what it names; SettingsError says what is wrong in which file and key."""
+    from gpumon.web.yamlfile import YamlFile  # 1.4 MB
+
     file = YamlFile(Path(path))
     whole = file.section(SECTIONS)
-    context, allowed_sans = _tls(file, whole.section("tls_server_config", TLS_KEYS))
+    tls, allowed_sans = _tls(whole.section("tls_server_config", TLS_KEYS))
     server = whole.section("http_server_config", ("http2", "headers"))
     return WebConfig(
         path=file.path,
-        context=context,
+        tls=tls,
         allowed_sans=allowed_sans,
         headers=_headers(server.section("headers", tuple(HEADERS))),
         users=_users(whole.section("basic_auth_users")),
@@ -86,13 +95,13 @@ def load_web_config(path: str | Path) -> WebConfig:
     )
 
 
-def _tls(file: YamlFile, section: Section) -> tuple[ssl.SSLContext | None, frozenset[str] | None]:
+def _tls(section: Section) -> tuple[Tls | None, frozenset[str] | None]:
     if not section.values:
         return None, None
     client_auth = section.choice("client_auth_type", CLIENT_AUTH, "NoClientCert", REFUSED)
     allowed_sans = section.texts("client_allowed_sans")
     if allowed_sans is not None and client_auth == "NoClientCert":
-        raise section.error("client_allowed_sans", "is set, but client_auth_type asks no client for a certificate")
+        raise section.error("client_allowed_sans is set, but client_auth_type asks no client for a certificate")
     tls = Tls(
         certificate=_required(section, "cert"),
         key=_required(section, "key"),
@@ -105,16 +114,16 @@ def _tls(file: YamlFile, section: Section) -> tuple[ssl.SSLContext | None, froze
         curves=section.choices("curve_preferences", CURVES),
     )
     try:
-        context = server_context(tls)
+        server_context(tls)
     except ValueError as error:
-        raise file.error(f"{section.name}.{error}") from error
-    return context, None if allowed_sans is None else frozenset(map(short_address, allowed_sans))
+        raise section.error(str(error)) from error
+    return tls, None if allowed_sans is None else frozenset(map(short_address, allowed_sans))
 
 
 def _required(section: Section, key: str) -> bytes:
     content = section.content(key)
     if content is None:
-        raise section.error(key, f"is missing, as is {key}_file")
+        raise section.error(f"{key} is missing, as is {key}_file")
     return content
 
 
@@ -123,9 +132,9 @@ def _headers(section: Section) -> Mapping[str, str]:
     for name, value in headers.items():
         allowed = HEADERS[name]
         if value and allowed and value not in allowed:
-            raise section.error(name, f"is {value!r}, allowed is {' or '.join(allowed)}")
+            raise section.error(f"{name} is {show(value)}, allowed is {' or '.join(allowed)}")
         if not (value.isascii() and value.isprintable()):
-            raise section.error(name, "has characters that a header cannot carry")
+            raise section.error(f"{name} has characters that a header cannot carry")
     return {name: value for name, value in headers.items() if value}
 
 
@@ -133,17 +142,19 @@ def _users(section: Section) -> Mapping[str, str]:
     users = {name: section.text(name) for name in section.values}
     for name, stored in users.items():
         if ":" in name or not name:
-            raise section.error(repr(name), "is no name that basic auth can send: it is empty or has a colon")
+            raise section.error(f"{show(name)} is no name that basic auth can send: it is empty or has a colon")
         match = HASH.fullmatch(stored)
         if match is None or not _hash_usable(stored):
-            raise section.error(name, "is not a bcrypt hash, as in $2y$10$ and 53 more characters")
+            raise section.error(f"{show(name)} has no bcrypt hash, which is $2y$10$ and 53 more characters")
         if int(match[1]) > HIGHEST_COST:
-            raise section.error(name, f"has a bcrypt cost of {match[1]}, too slow to check: at most {HIGHEST_COST}")
+            raise section.error(f"{show(name)} has a bcrypt cost of {match[1]}, allowed is at most {HIGHEST_COST}")
     return users
 
 
 def _hash_usable(stored: str) -> bool:
     """Say whether bcrypt takes the hash; tried at the lowest cost, which takes 1 ms."""
+    import bcrypt
+
     try:
         bcrypt.checkpw(b"", f"{stored[:4]}04{stored[6:]}".encode())
     except ValueError:
@@ -156,5 +167,14 @@ def _rate_limit(section: Section) -> tuple[float, int] | None:
     if interval == 0:
         return None
     if burst < 1:
-        raise section.error("burst", f"is {burst}, which lets no request through: at least 1")
+        raise section.error(f"burst is {burst}, which lets no request through: at least 1")
     return interval, burst
+
+
+def state(path: Path) -> tuple[int, ...]:
+    """Give what changes when a file is written or replaced; empty when it is not there."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns

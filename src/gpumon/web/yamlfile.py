@@ -9,6 +9,10 @@ from typing import Any
 
 import yaml
 
+from gpumon.settings import SettingsError
+from gpumon.value import plain, show
+from gpumon.web.webconfig import state
+
 # Several times the size of any honest file, certificates in it included.
 LARGEST_FILE = 1 << 20
 NOTHING = ("", "~", "null", "Null", "NULL")
@@ -35,9 +39,9 @@ class YamlFile:
         self.path = path
         self.states: dict[Path, tuple[int, ...]] = {}
 
-    def error(self, trouble: str) -> ValueError:
+    def error(self, trouble: str) -> SettingsError:
         """Give the error that says what is wrong with this file."""
-        return ValueError(f"web-config file {self.path}: {trouble}")
+        return SettingsError(plain(f"Web-config file {self.path}: {trouble}.", limit=1000))
 
     def section(self, keys: Collection[str]) -> Section:
         """Read the file, of which the outermost mapping has only these `keys`."""
@@ -69,7 +73,7 @@ class YamlFile:
 
 
 class Section:
-    """A mapping of the file. Every method that fetches a value raises ValueError with a sentence when it is wrong."""
+    """A mapping of the file. Every method that fetches a value raises SettingsError with a sentence when it is wrong."""
 
     def __init__(self, file: YamlFile, name: str, values: Mapping[str, Any]) -> None:
         self.file = file
@@ -80,9 +84,9 @@ class Section:
         """Give the full name of a key."""
         return f"{self.name}.{key}" if self.name else key
 
-    def error(self, key: str, trouble: str) -> ValueError:
-        """Give the error that says what is wrong with a key."""
-        return self.file.error(f"{self.path(key)} {trouble}")
+    def error(self, trouble: str) -> SettingsError:
+        """Give the error that says what is wrong; `trouble` begins with the key."""
+        return self.file.error(self.path(trouble))
 
     def section(self, key: str, keys: Collection[str] | None = None) -> Section:
         """Give the mapping under `key`, empty when absent; `keys` are those it may have, None is any."""
@@ -93,7 +97,7 @@ class Section:
         """Give a text, empty when absent."""
         value = self.values.get(key, "")
         if not isinstance(value, str):
-            raise self.error(key, f"is a {_kind(value)}, not a text")
+            raise self.error(f"{key} is a {_kind(value)}, not a text")
         return "" if value in NOTHING else value
 
     def texts(self, key: str) -> tuple[str, ...] | None:
@@ -102,16 +106,16 @@ class Section:
         if isinstance(value, str) and value in NOTHING:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(key, "is not a list of texts")
+            raise self.error(f"{key} is not a list of texts")
         return tuple(value)
 
     def choice(self, key: str, allowed: Collection[str], default: str, refused: Mapping[str, str]) -> str:
         """Give one of the `allowed` words; `refused` are words that others allow, and why we do not."""
         value = self.text(key) or default
         if value in refused:
-            raise self.error(key, f"is {value}, which {refused[value]}")
+            raise self.error(f"{key} is {value}, which {refused[value]}")
         if value not in allowed:
-            raise self.error(key, f"is {_short(value)}, allowed is one of {', '.join(allowed)}")
+            raise self.error(f"{key} is {show(value)}, allowed is one of {', '.join(allowed)}")
         return value
 
     def choices(self, key: str, allowed: Collection[str]) -> tuple[str, ...]:
@@ -119,21 +123,21 @@ class Section:
         values = self.texts(key) or ()
         for value in values:
             if value not in allowed:
-                raise self.error(key, f"has {_short(value)}, allowed are {', '.join(allowed)}")
+                raise self.error(f"{key} has {show(value)}, allowed are {', '.join(allowed)}")
         return values
 
     def flag(self, key: str, default: bool) -> bool:
         """Give a truth value."""
         value = self.text(key).lower()
         if value and value not in FLAGS:
-            raise self.error(key, f"is {_short(value)}, allowed is true or false")
+            raise self.error(f"{key} is {show(value)}, allowed is true or false")
         return FLAGS.get(value, default)
 
     def whole(self, key: str) -> int:
         """Give a whole number, 0 when absent."""
         value = self.text(key) or "0"
         if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
-            raise self.error(key, f"is {_short(value)}, allowed is a whole number from 0 on")
+            raise self.error(f"{key} is {show(value)}, allowed is a whole number from 0 on")
         return int(value)
 
     def seconds(self, key: str) -> float:
@@ -142,26 +146,17 @@ class Section:
         if value == "0":
             return 0.0
         if not re.fullmatch(f"(?:{PART})+", value, re.ASCII):
-            raise self.error(key, f"is {_short(value)}, allowed is a duration as in 1s, 1m30s or 250ms")
+            raise self.error(f"{key} is {show(value)}, allowed is a duration as in 1s, 1m30s or 250ms")
         return sum(float(amount) * UNITS[unit] for amount, unit in re.findall(PART, value, re.ASCII)) / 10**9
 
     def content(self, key: str) -> bytes | None:
         """Give what stands under `key`, or in the file that `key`_file names, taken from the folder of this one."""
         inline, named = self.text(key), self.text(f"{key}_file")
         if inline and named:
-            raise self.error(key, f"and {key}_file are both set: set one of them")
+            raise self.error(f"{key} and {key}_file are both set: set one of them")
         if named:
             return self.file.read(self.file.path.parent / named, self.path(f"{key}_file"))
         return inline.encode("utf-8", "replace") if inline else None
-
-
-def state(path: Path) -> tuple[int, ...]:
-    """Give what changes when a file is written or replaced; empty when it is not there."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _mapping(file: YamlFile, name: str, value: Any, keys: Collection[str] | None) -> Mapping[str, Any]:
@@ -170,9 +165,7 @@ def _mapping(file: YamlFile, name: str, value: Any, keys: Collection[str] | None
     if not isinstance(value, dict):
         raise file.error(f"{name or 'it'} is a {_kind(value)}, not a mapping")
     for key in value:
-        full = f"{name}.{_short(key)}" if name else _short(key)
-        if not isinstance(key, str):
-            raise file.error(f"{full} is not a text, as keys are")
+        full = f"{name}.{_key(key)}" if name else _key(key)
         if keys is not None and key not in keys:
             raise file.error(f"{full} is not a key there, allowed are {', '.join(keys)}")
     return value
@@ -182,7 +175,5 @@ def _kind(value: Any) -> str:
     return "text" if isinstance(value, str) else "list" if isinstance(value, list) else "mapping"
 
 
-def _short(value: object) -> str:
-    """Show a value, but not all of a long one, which is likely a secret or a mistake."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
+def _key(key: object) -> str:
+    return plain(str(key))
