@@ -40,10 +40,14 @@ class Exporter:
     settings: Mapping[str, str]
 
     @property
+    def pace(self) -> str:
+        """Give how often it reads, in words."""
+        return f"{self.interval:g} s" if self.interval else "at scrape"
+
+    @property
     def title(self) -> str:
         """Give the name to show, with what sets this configuration apart."""
-        pace = f"{self.interval:g} s" if self.interval else "at scrape"
-        return f"{self.name} {self.gpus}×GPU {pace}"
+        return f"{self.name}, {self.gpus} GPUs, {self.pace}"
 
 
 @dataclass(frozen=True, slots=True)
