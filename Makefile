@@ -40,12 +40,13 @@ docs-check: $(VENV)/dev.stamp  ## fail when a generated file is stale
 golden: $(VENV)/dev.stamp  ## write the golden pages anew; read the diff
 	GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py
 
-bench: $(VENV)/dev.stamp  ## measure; prints a table and writes bench/results.json
-	$(BIN)/python bench/run.py
+bench: $(VENV)/dev.stamp  ## measure; prints a table and writes bench/results.json (ARGS=--quick for a glance)
+	$(BIN)/python bench/run.py $(ARGS)
 
 lock: $(VENV)/dev.stamp  ## resolve the dependencies anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group dev pyproject.toml -o requirements-dev.lock
+	echo nvitop-exporter | uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url - -o bench/requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache bench/.tools

@@ -90,7 +90,7 @@ async def _tick(ticks: int, *, profiled: bool) -> tuple[float, cProfile.Profile,
     if profiled:
         for slot in gpu._slots:
             devices.append(cProfile.Profile(time.thread_time))
-            slot.job = _profiled(slot.job, devices[-1])  # type: ignore[method-assign]
+            slot.job = _profiled(slot.job, devices[-1])  # type: ignore[method-assign, assignment]
         loop.enable()
     started = time.process_time()
     for _ in range(ticks):
