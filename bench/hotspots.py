@@ -2,7 +2,7 @@
 
     python bench/hotspots.py [--seconds 30] [--ticks 500]
 
-A tick after a pause of 2 s costs about twice one that follows at once, because caches have gone cold meanwhile:
+A tick after a pause of 2 s costs two to three times one that follows at once, because caches have gone cold meanwhile:
 the first part gives what a tick costs, the second only where to look. The profiler makes small functions look dear.
 """
 

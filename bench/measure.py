@@ -23,6 +23,13 @@ Figures = dict[str, float]
 
 HUNG_GPU = 3
 
+# The ways in which ten scrape at once, as arguments of the scraper.
+TEN = {
+    "ten": ("--clients", "10"),
+    "paced": ("--clients", "10", "--interval", "0.1"),
+    "together": ("--clients", "10", "--interval", "0.25", "--together"),
+}
+
 
 @contextmanager
 def running(library: Path, exporter: Exporter, control: Path | None = None) -> Iterator[tuple[Running, Path]]:
@@ -134,12 +141,7 @@ def _crowded(process: Running, seconds: float, figure: Figures) -> Figures:
         "one_per_second": one["per_second"],
         "cpu_ms_per_scrape": used / one["scrapes"] * 1e3,
     }
-    ways = {
-        "ten": ("--clients", "10"),
-        "paced": ("--clients", "10", "--interval", "0.1"),
-        "together": ("--clients", "10", "--interval", "0.25", "--together"),
-    }
-    for way, arguments in ways.items():
+    for way, arguments in TEN.items():
         ten = scrape(process.port, seconds, *arguments)
         result |= {f"{way}_median_ms": ten["median_ms"], f"{way}_p99_ms": ten["p99_ms"], f"{way}_max_ms": ten["max_ms"]}
     memory = process.memory()
@@ -164,14 +166,10 @@ def _result(scraper: subprocess.Popen[bytes]) -> Figures:
     return result
 
 
-def floor(size: int, seconds: float) -> Figures:
-    """Measure the scraper itself: the same clients on a server that only sends so many ready-made bytes."""
-    one, ten = (scrape(0, seconds, "--floor", f"{size}", "--clients", clients) for clients in ("1", "10"))
-    return {
-        f"{name}_{key}": figures[key]
-        for name, figures in (("one", one), ("ten", ten))
-        for key in ("median_ms", "p99_ms")
-    }
+def floor(size: int, seconds: float) -> dict[str, Figures]:
+    """Measure the scraper and the machine: the same clients on a server that only sends so many ready-made bytes."""
+    ways = {"one": (), **TEN}
+    return {way: scrape(0, seconds, "--floor", f"{size}", *arguments) for way, arguments in ways.items()}
 
 
 def starting(library: Path, exporter: Exporter, times: int) -> Figures:

@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from bench.subject import TOOLS, Exporter, UnavailableError, gpumon, nvidia_gpu_
 
 # Of the machine, before anything is measured: what others do on it shows in the 99th percentiles first.
 LOAD_BEFORE = os.getloadavg()[0]
+# A third of what a scrape may take at the 99th percentile.
+TOO_BUSY_MS = 1.0
 
 
 def exporters(arguments: argparse.Namespace) -> tuple[list[Exporter], list[str]]:
@@ -102,14 +104,22 @@ def run(arguments: argparse.Namespace) -> int:
                 say(f"soak of {ticks} ticks")
                 figure |= measure.soaking(library, subject, ticks, arguments.soak_interval)
     say("the scraper itself")
-    floor = measure.floor(int(figures[0]["gzip_bytes"]), scraping)
+    floor = measure.floor(int(max(figure["gzip_bytes"] for figure in figures)), scraping)
     return present(subjects, figures, floor, missing, arguments)
+
+
+def busy(floor: Mapping[str, measure.Figures]) -> list[str]:
+    """Say so when the machine is too busy for the exporters' slowest scrapes to mean anything."""
+    slowest = max(figure["p99_ms"] for figure in floor.values())
+    if slowest < TOO_BUSY_MS:
+        return []
+    return [f"The machine is too busy to judge 99th percentiles: {slowest:.1f} ms without any exporter."]
 
 
 def present(
     subjects: list[Exporter],
     figures: list[measure.Figures],
-    floor: measure.Figures,
+    floor: Mapping[str, measure.Figures],
     missing: list[str],
     arguments: argparse.Namespace,
 ) -> int:
@@ -120,11 +130,12 @@ def present(
     ]
     text, missed = report.table(columns)
     facts = machine()
-    one, ten = (f"{floor[f'{way}_median_ms']:.2f} ({floor[f'{way}_p99_ms']:.2f})" for way in ("one", "ten"))
+    bare = ", ".join(f"{way} {figure['median_ms']:.2f} ({figure['p99_ms']:.2f})" for way, figure in floor.items())
     notes = [
         *report.ratios(columns),
         *(f"Not measured: {reason}." for reason in missing),
-        f"The scraper alone, on ready-made bytes, median (p99) ms: one client {one}, ten without pause {ten}.",
+        f"Scraper and machine alone, on ready-made bytes, median (p99) ms: {bare}.",
+        *busy(floor),
         ", ".join(f"{name} {value}" for name, value in facts.items()),
         f"MISSED: {'; '.join(missed)}." if missed else "Every limit is kept.",
     ]
