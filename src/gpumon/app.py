@@ -6,7 +6,8 @@ import asyncio
 import platform
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from gpumon.hub import Hub
 from gpumon.log import Logger
 from gpumon.memory import use_one_arena
 from gpumon.sampler import Sampler
-from gpumon.settings import Settings
+from gpumon.settings import Settings, reserved_in_use
 
 if TYPE_CHECKING:
     from gpumon.web.webconfig import WebConfig
@@ -89,67 +90,95 @@ class Service:
         self._started = time.time()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say at the start what is not as it should be."""
+        if self._driver == "simulated":
+            self._logger.warning("GPUs are simulated: no number about them is real")
+        for setting in reserved_in_use(self._settings):
+            self._logger.warning("setting has no effect in this version", setting=setting)
+        for note in self._web_config.notes if self._web_config is not None else ():
+            self._logger.warning("web-config", note=note)
+        data_dir = Path(self._settings.service.data_dir).expanduser()
+        trouble = data_dir_trouble(data_dir)
+        if trouble is not None:
+            self._logger.warning("data directory cannot be used", data_dir=str(data_dir), reason=trouble)
 
     async def serve(self) -> int:
         """Run sources and sinks until stopped; give the exit code."""
-        from gpumon.web.metrics import MetricsServer
-
-        settings = self._settings
-        xids = XidLog()
-        smi = None
-        if settings.gpu.fallback_to_nvidia_smi:
-            from gpumon.gpu.smi import LONGEST_GAP_SECONDS, NvidiaSmi
-
-            smi = NvidiaSmi(
-                settings.gpu.nvidia_smi_path,
-                longest_gap_seconds=max(LONGEST_GAP_SECONDS, GAP_TICKS * settings.service.poll_interval_secs),
-                xids=xids,
-            )
-        self._gpu = GpuSource(
-            settings.gpu, self._nvml, self._logger, interval=settings.service.poll_interval_secs, xids=xids, smi=smi
-        )
-        sampler = Sampler(
-            (self._gpu, HostSource()),
-            self._hub,
-            self._logger,
-            interval=settings.service.poll_interval_secs,
-            own=self._own,
-        )
-        server = None
-        if settings.telemetry.enable_prometheus:
-            server = MetricsServer(
-                settings,
+        async with AsyncExitStack() as stack:  # what is started is stopped, the last first
+            xids = XidLog()
+            self._gpu = self._gpu_source(xids)
+            stack.push_async_callback(self._gpu.stop, STOP_SECONDS)
+            self._read_kernel_log(xids, stack)
+            await self._serve_metrics(stack)
+            self._handle_signals()
+            sampler = Sampler(
+                (self._gpu, HostSource()),
                 self._hub,
-                alive=self._trouble,
-                release=self._gpu.release,
-                resume=self._gpu.resume,
-                web_config=self._web_config,
+                self._logger,
+                interval=self._settings.service.poll_interval_secs,
+                own=self._own,
             )
-            await server.start()
-        kernel_log = KernelLog(xids) if settings.gpu.read_kernel_log and self._driver != "simulated" else None
-        if kernel_log is not None and not kernel_log.start():
-            self._logger.info("the kernel log is not read for XIDs", reason=kernel_log.problem)
-        self._handle_signals()
-        self._say(server)
-        sampling = asyncio.create_task(sampler.run())
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait((sampling, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sampling.cancel()
-            stopping.cancel()
-            if server is not None:
-                await server.stop()
-            if kernel_log is not None:
-                kernel_log.close()
-            await self._gpu.stop(STOP_SECONDS)
+            await self._until_stopped(sampler.run())
         if self._gpu.fatal is not None:
             self._logger.error("cannot read GPUs in this process any more", reason=self._gpu.fatal)
             return 1
-        if sampling.done() and not sampling.cancelled():
-            sampling.result()  # raises what ended it
         self._logger.info("stopped")
         return 0
+
+    async def _until_stopped(self, sampling: Coroutine[object, object, None]) -> None:
+        """Sample until told to stop; raises what ended the sampling before."""
+        tasks = asyncio.create_task(sampling), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        if tasks[0].done():
+            tasks[0].result()
+
+    def _gpu_source(self, xids: XidLog) -> GpuSource:
+        settings, interval = self._settings.gpu, self._settings.service.poll_interval_secs
+        smi = None
+        if settings.fallback_to_nvidia_smi:
+            from gpumon.gpu.smi import LONGEST_GAP_SECONDS, NvidiaSmi
+
+            longest_gap = max(LONGEST_GAP_SECONDS, GAP_TICKS * interval)
+            smi = NvidiaSmi(settings.nvidia_smi_path, longest_gap_seconds=longest_gap, xids=xids)
+        return GpuSource(settings, self._nvml, self._logger, interval=interval, xids=xids, smi=smi)
+
+    def _read_kernel_log(self, xids: XidLog, stack: AsyncExitStack) -> None:
+        if not self._settings.gpu.read_kernel_log or self._driver == "simulated":
+            return
+        kernel_log = KernelLog(xids)
+        if kernel_log.start():
+            stack.callback(kernel_log.close)
+        else:
+            self._logger.info("the kernel log is not read for XIDs", reason=kernel_log.problem)
+
+    async def _serve_metrics(self, stack: AsyncExitStack) -> None:
+        if not self._settings.telemetry.enable_prometheus:
+            return
+        from gpumon.web.metrics import MetricsServer
+
+        server = MetricsServer(
+            self._settings,
+            self._hub,
+            alive=self._trouble,
+            release=self._gpu.release,
+            resume=self._gpu.resume,
+            web_config=self._web_config,
+        )
+        try:
+            await server.start()
+        except OSError as error:
+            raise StartError(str(error)) from error
+        stack.push_async_callback(server.stop)
+        scheme = "https" if self._web_config is not None and self._web_config.tls is not None else "http"
+        url = f"{scheme}://localhost:{server.port}/metrics"
+        self._logger.info("gpumon is running", version=__version__, metrics=url)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -165,21 +194,6 @@ class Service:
         task = asyncio.create_task(carry_out())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _say(self, server: object) -> None:
-        """Say at the start what is served where, and what is not as it should be."""
-        if self._driver == "simulated":
-            self._logger.warning("GPUs are simulated: no number about them is real")
-        data_dir = Path(self._settings.service.data_dir).expanduser()
-        trouble = data_dir_trouble(data_dir)
-        if trouble is not None:
-            self._logger.warning("data directory cannot be used", data_dir=str(data_dir), reason=trouble)
-        for note in self._web_config.notes if self._web_config is not None else ():
-            self._logger.warning("web-config", note=note)
-        if server is not None:
-            scheme = "https" if self._web_config is not None and self._web_config.tls is not None else "http"
-            port = self._settings.telemetry.metrics_port
-            self._logger.info("gpumon is running", version=__version__, metrics=f"{scheme}://localhost:{port}/metrics")
 
     def _own(self, ticks: int, late: int) -> Iterable[Entity]:
         """Give what gpumon says of itself with a snapshot."""
