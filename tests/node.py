@@ -37,6 +37,7 @@ class Node:
         settings: GpuSettings | None = None,
     ) -> None:
         self.now = START
+        self.wall = 0.0  # what the clock on the wall shows more than the monotonic one
         self.interval = interval
         self._profile = profile
         self._given = library
@@ -70,7 +71,7 @@ class Node:
                 structlog.get_logger(),
                 interval=self.interval,
                 own=own,
-                clock=lambda: self.now,
+                clock=lambda: self.now + self.wall,
                 monotonic=lambda: self.now,
             )
 

@@ -354,3 +354,16 @@ def test_field_values_are_read_by_one_call_per_device_and_tick() -> None:
         before = node.library.calls["nvmlDeviceGetFieldValues"]
         node.tick(5)
         assert node.library.calls["nvmlDeviceGetFieldValues"] - before == 2 * 5
+
+
+def test_a_clock_that_is_set_back_delays_nothing() -> None:
+    """What is due, and what is integrated, goes by the monotonic clock; only time stamps follow the one on the wall."""
+    with Node("h100x1") as node, capture_logs():
+        node.tick(3)
+        asked = node.library.calls["nvmlDeviceGetTotalEccErrors"]
+        before = gpus(node.tick())[0]["busy_samples_seconds_total"] or 0
+        node.wall = -86_400.0
+        snapshot = node.tick(20)
+        assert snapshot.time < snapshot.monotonic
+        assert node.library.calls["nvmlDeviceGetTotalEccErrors"] == asked + 4  # the slow readings went on
+        assert (gpus(snapshot)[0]["busy_samples_seconds_total"] or 0) >= before

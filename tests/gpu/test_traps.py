@@ -320,6 +320,17 @@ def test_samples_seen_already_are_not_taken_again(install_library: Install) -> N
     assert library.sizes == 1
 
 
+def test_samples_stamped_by_a_clock_that_was_set_back_are_taken_again(install_library: Install) -> None:
+    """After a while without anything newer the buffer is read from its beginning, as if it were new."""
+    old, new = (0, [(5_000_000, 50)]), (0, [(1_000_000, 60)])
+    install_library(FakeSamples(old, *[new] * 20))
+    nvml, buffer = Nvml(), SampleBuffer(1)
+    assert buffer.read(nvml, None) == [(5_000_000, 50)]
+    found = [buffer.read(nvml, None) for _ in range(SampleBuffer.EMPTY_READINGS + 1)]
+    assert found[:-1] == [[]] * SampleBuffer.EMPTY_READINGS
+    assert found[-1] == [(1_000_000, 60)]
+
+
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_SUCCESS])
 def test_no_samples_are_none_and_not_an_error(install_library: Install, code: int) -> None:
     """NOT_FOUND, and success with nothing in it, both mean that there was nothing new."""

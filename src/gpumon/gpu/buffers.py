@@ -75,18 +75,28 @@ class SampleBuffer:
 
     # Some drivers keep 100 samples, some 120; the size is asked for once and this much is added for growth.
     SLACK = 16
+    # So many readings in a row without a new sample mean that the clock the driver stamps them by was set back.
+    EMPTY_READINGS = 10
 
     def __init__(self, sampling_type: int) -> None:
         self._type = sampling_type
         self._array: ctypes.Array[pynvml.c_nvmlSample_t] | None = None
         self._bytes = memoryview(b"")
-        self.last_seen = 0  # microseconds, on the driver's clock
+        self._empty = 0
+        self.last_seen = 0  # microseconds, on the driver's clock; 0 when nothing was seen yet
 
     def read(self, nvml: Nvml, handle: Handle) -> list[tuple[int, int]]:
         """Give (time in microseconds, value) of every sample newer than the last one seen, oldest first.
 
         Empty when there is none. Raises RefusedError.
         """
+        samples = self._read(nvml, handle)
+        self._empty = 0 if samples else self._empty + 1
+        if self._empty >= self.EMPTY_READINGS:
+            self._empty = self.last_seen = 0
+        return samples
+
+    def _read(self, nvml: Nvml, handle: Handle) -> list[tuple[int, int]]:
         for _ in range(2):
             if self._array is None:
                 self._make_room(nvml, handle)

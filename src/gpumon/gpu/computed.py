@@ -1,6 +1,6 @@
 """Readings that gpumon works out itself; each function serves the catalogue's `Computed` of the same name.
 
-A function takes the device and the moment (Unix seconds) and gives the value, or None for "not this time".
+A function takes the device and the moment (monotonic seconds) and gives the value, or None for "not this time".
 It raises RefusedError when the device cannot have it, so that the next source in the catalogue's row is tried.
 """
 

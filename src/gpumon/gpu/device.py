@@ -1,4 +1,4 @@
-"""One GPU: opening it, finding its parts, reading them. Everything here runs on the device's own thread."""
+"""One GPU: opening it, finding its parts, reading them. Everything here runs on a thread of the crew."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class DeviceSetup:
     longest_gap: float
     ledger: Callable[[str], Ledger]  # by UUID
     last_xid_time: Callable[[str], float | None]  # by UUID, Unix seconds
-    opened: Callable[[Device], None] = lambda _device: None  # called on the device's thread once it is open
+    opened: Callable[[Device], None] = lambda _device: None  # called once it is open
 
 
 class Device:
@@ -111,7 +111,7 @@ class Device:
         return self._setup.last_xid_time(self.uuid)
 
     def read(self, now: float) -> tuple[Entity, ...]:
-        """Read what is due at `now` (Unix seconds) and give the device's entities, opening the device first if need be.
+        """Read what is due at `now` (monotonic seconds) and give the device's entities, opening the device first if need be.
 
         Raises DeviceGoneError.
         """

@@ -104,7 +104,7 @@ class Driver:
         self._watcher.start()
 
     def watch(self, device: Device) -> None:
-        """Take notice of a device's XIDs from now on; called on the device's own thread once it is open."""
+        """Take notice of a device's XIDs from now on; called on the thread that reads the device, once it is open."""
         self._xids.register(device.uuid, device.pci_bus_id)
         if self._watcher is None:
             return

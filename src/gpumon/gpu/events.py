@@ -78,7 +78,7 @@ class EventWatcher:
     def watch(self, uuid: str, handle: Handle) -> bool:
         """Watch a GPU from now on; again for one that was opened anew. False when it has no XID events.
 
-        Call on the device's own thread. Raises RefusedError; the GPU is not watched then.
+        Call on the thread that reads the device. Raises RefusedError; the GPU is not watched then.
         """
         self._drop(uuid)
         watch = _Watch(self._nvml.call("nvmlEventSetCreate"))

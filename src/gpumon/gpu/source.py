@@ -1,4 +1,4 @@
-"""The source of everything NVML tells: opens the driver, reads every GPU on its own thread, and mends what can be mended."""
+"""The source of everything NVML tells: opens the driver, reads every GPU, and mends what can be mended."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ class GpuSource:
 
     async def read(self, now: float, timeout: float) -> SourceReading:
         """Read every GPU that answers within `timeout` seconds; those that do not are said to be down."""
-        deadline = self._monotonic() + timeout
+        now = self._monotonic()  # what is due, and integrals: the clock on the wall may be set
+        deadline = now + timeout
         async with self._changing:
             if self._state is _State.OPEN and self._must_reopen(now):
                 await self._close(timeout)
