@@ -264,3 +264,48 @@ def test_what_is_not_http_is_refused_without_a_word_in_the_log(capsys: pytest.Ca
     asyncio.run(scenario())
     written = capsys.readouterr()
     assert written.out + written.err == ""
+
+
+async def read_response(reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:
+    """Read one response: its headers, status line included under "", and its body."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {"": head[0]} | dict(line.split(": ", 1) for line in head[1:] if line)
+    return headers, await reader.readexactly(int(headers["Content-Length"]))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_the_same_request_again_gets_the_page_as_of_then(encoding: str) -> None:
+    """A scraper that asks byte for byte the same gets the same headers, the newest snapshot and its age of that moment."""
+
+    async def scenario() -> None:
+        hub, now = Hub(), [100.5]
+        hub.publish(node(1, 1, monotonic=100.0))
+        request = f"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {encoding}\r\n\r\n".encode()
+        async with serving(hub, clock=lambda: now[0]) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            pages = []
+            for i in range(4):
+                now[0] = 100.5 + i
+                if i == 3:
+                    hub.publish(node(2, 1, monotonic=103.0))
+                writer.write(request)
+                headers, body = await read_response(reader)
+                pages.append((headers, gzip.decompress(body) if encoding == "gzip" else body))
+            assert {page[0][""] for page in pages} == {"HTTP/1.1 200 OK"}
+            volatile = ("Date", "Content-Length")
+            first, *others = [{k: v for k, v in page[0].items() if k not in volatile} for page in pages]
+            assert all(other == first for other in others)
+            ages = [page[1].split(b"gpumon_snapshot_age_seconds ")[-1].split()[0] for page in pages]
+            assert ages == [b"0.5", b"1.5", b"2.5", b"0.5"]
+            assert pages[3][1].count(b"gpumon_gpu_up{") == 2
+            # Something else on the same connection is answered as what it is, and so is what comes after it.
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await read_response(reader))[1] == b"ok\n"
+            writer.write(request[:20])
+            await asyncio.sleep(0)
+            writer.write(request[20:] + request)
+            for _ in range(2):
+                assert (await read_response(reader))[0]["Content-Type"] == Form.TEXT.value
+            writer.close()
+
+    asyncio.run(scenario())

@@ -46,15 +46,21 @@ class Door(Protocol):
 
 
 class Connection(RequestHandler):
-    """aiohttp's connection, with a deadline for whatever comes next."""
+    """aiohttp's connection, with a deadline for whatever comes next.
 
-    __slots__ = ("_answering", "_listener", "_refused", "deadline")
+    A scraper asks the same, byte for byte, every time: what `repeat` remembered is answered without taking the request
+    apart again, at a third of the cost.
+    """
+
+    __slots__ = ("_again", "_answering", "_asked", "_data", "_listener", "_refused", "deadline")
 
     def __init__(self, listener: Listener, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._listener = listener
         self._answering = False
         self._refused = False
+        self._data = self._asked = b""
+        self._again: Callable[[], bytes] | None = None
         self.deadline = self._loop.time() + listener.head_secs
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,10 +75,29 @@ class Connection(RequestHandler):
         """Take bytes; the first ones after a request start the time for the next."""
         if self._refused:
             return
+        if self._again is not None and data == self._asked and self._idle():
+            assert self.transport is not None
+            self.deadline = self._loop.time() + self._listener.idle_secs
+            self.transport.write(self._again())
+            return
         if self._answering:
             self._answering = False
             self.deadline = self._loop.time() + self._listener.head_secs
+        self._data = data
         super().data_received(data)
+
+    def repeat(self, again: Callable[[], bytes]) -> None:
+        """Answer by `again` when exactly the same bytes come again as for the request that is under way.
+
+        `again` gives a whole response. Only for a request without a body, on a connection that stays.
+        """
+        if self._data.startswith(b"GET ") and self._data.find(b"\r\n\r\n") == len(self._data) - 4:
+            self._asked, self._again = self._data, again
+
+    def _idle(self) -> bool:
+        """Say whether all that was asked is answered and taken: aiohttp waits for a request, nothing waits to be sent."""
+        waiting = self._waiter is not None and not self._messages
+        return waiting and self.transport is not None and not self.transport.get_write_buffer_size()
 
     def answer(self) -> None:
         """Note that a whole request is here: what comes next is that the client takes the answer, and idles."""

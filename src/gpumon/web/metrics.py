@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import structlog
+from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
 
@@ -15,7 +17,7 @@ from gpumon.export.exposition import Exposition, accepts_gzip, choose_form
 from gpumon.export.prometheus import Form
 from gpumon.hub import Hub
 from gpumon.settings import Settings
-from gpumon.web.listen import Listener
+from gpumon.web.listen import Connection, Listener
 
 if TYPE_CHECKING:
     from gpumon.web.gate import Gate
@@ -123,7 +125,16 @@ class MetricsServer:
         headers = {"Content-Type": form.value}
         if gzip:
             headers["Content-Encoding"] = "gzip"
+        if self._gate is None and request.keep_alive and isinstance(request.protocol, Connection):
+            request.protocol.repeat(partial(self._metrics_again, headers, form, gzip))
         return Response(body=self._exposition.page(form, gzip), headers=headers)
+
+    def _metrics_again(self, headers: Mapping[str, str], form: Form, gzip: bool) -> bytes:
+        """Give the same response as before, with the page as of now."""
+        page = self._exposition.page(form, gzip)
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        lines += ["Server: gpumon", f"Content-Length: {len(page)}", f"Date: {rfc822_formatted_time()}"]
+        return b"HTTP/1.1 200 OK\r\n" + "\r\n".join(lines).encode() + b"\r\n\r\n" + page
 
     def _healthz(self, _: BaseRequest) -> Response:
         reason = self._alive()
