@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 # The node that `--simulate auto` shows where there is no GPU.
 DEFAULT_PROFILE = "h100x8"
 
+# What is not this machine's own driver, and what to say then.
+STAND_INS = {
+    "simulated": "GPUs are simulated: no number about them is real",
+    "replayed": "GPUs are replayed from a capture: no number about them is of now",
+}
+
 # SIGTERM ends the service within 3 s whatever the driver does; this much is for giving it back.
 STOP_SECONDS = 2.0
 
@@ -57,10 +63,10 @@ def _library(settings: Settings, simulate: str | None) -> tuple[Nvml | None, str
         simulate = None if settings.gpu.enable_nvml and _has_gpus() else DEFAULT_PROFILE
     if simulate is not None:
         # Only here, so that a daemon on real GPUs does not carry the simulation.
-        from gpumon.gpu.standin import stand_in
+        from gpumon.gpu.standin import is_capture, stand_in
 
         try:
-            return Nvml(stand_in(simulate)), "simulated"
+            return Nvml(stand_in(simulate)), "replayed" if is_capture(simulate) else "simulated"
         except ValueError as error:
             raise StartError(f"--simulate: {error}") from error
     return (Nvml(), "nvml") if settings.gpu.enable_nvml else (None, "none")
@@ -94,8 +100,8 @@ class Service:
 
     def _warn(self) -> None:
         """Say at the start what is not as it should be."""
-        if self._driver == "simulated":
-            self._logger.warning("GPUs are simulated: no number about them is real")
+        if self._driver in STAND_INS:
+            self._logger.warning(STAND_INS[self._driver])
         for setting in reserved_in_use(self._settings):
             self._logger.warning("setting has no effect in this version", setting=setting)
         for note in self._web_config.notes if self._web_config is not None else ():
@@ -150,7 +156,7 @@ class Service:
         return GpuSource(settings, self._nvml, self._logger, interval=interval, xids=xids, smi=smi)
 
     def _read_kernel_log(self, xids: XidLog, stack: AsyncExitStack) -> None:
-        if not self._settings.gpu.read_kernel_log or self._driver == "simulated":
+        if not self._settings.gpu.read_kernel_log or self._driver in STAND_INS:
             return
         kernel_log = KernelLog(xids)
         if kernel_log.start():

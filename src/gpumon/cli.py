@@ -76,6 +76,7 @@ def _capture(given: argparse.Namespace) -> int:
         capture(given.file)
     except OSError as error:
         raise SettingsError(f"Cannot write {given.file}: {error.strerror}.") from error
+    sys.stdout.write(f"{given.file} is written, identifiers masked; `gpumon run --simulate {given.file}` replays it.\n")
     return 0
 
 

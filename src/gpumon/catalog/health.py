@@ -32,7 +32,7 @@ BUILD = EntityKind(
         Label("version", "Version of gpumon."),
         Label("python_version", "Version of Python."),
         Label("nvml_version", "Version of the NVML library, empty without one."),
-        Label("driver", '"nvml", "nvidia-smi", "simulated" or "none": where GPU readings come from.'),
+        Label("driver", '"nvml", "nvidia-smi", "simulated", "replayed" or "none": where GPU readings come from.'),
     ),
     readings=(Reading(name="build_info", help="Always 1; what runs, in labels."),),
 )

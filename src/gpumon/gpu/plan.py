@@ -178,11 +178,23 @@ def _within(column: Column) -> Callable[[float], bool] | None:
     return lambda value: low <= value <= high
 
 
+def _scale(scale: float) -> Callable[[float], float] | None:
+    """Make the conversion to base units; a division where it is exact, so that 95091 mW are 95.091 W and not …01."""
+    if scale == 1.0:
+        return None
+    if scale < 1.0:
+        divisor = round(1 / scale)
+        return lambda value: value / divisor
+    return lambda value: value * scale
+
+
 def _scaled(scale: float, column: Column) -> Callable[[float], float | None]:
     within = _within(column)
+    to_base = _scale(scale)
 
     def convert(value: float) -> float | None:
-        value *= scale
+        if to_base is not None:
+            value = to_base(value)
         return value if within is None or within(value) else None
 
     return convert
@@ -200,7 +212,7 @@ def call_value(source: Call) -> Callable[[Any], Any]:
 def _call_converter(source: Call, column: Column) -> Callable[[Any], float | None]:
     take = call_value(source)
     within = _within(column)
-    scale, bits, coded = source.scale, source.bits, source.map
+    to_base, bits, coded = _scale(source.scale), source.bits, source.map
 
     def convert(answer: Any) -> float | None:
         value = take(answer)
@@ -210,8 +222,8 @@ def _call_converter(source: Call, column: Column) -> Callable[[Any], float | Non
             return None
         if coded is not None:
             return coded.get(value)
-        if scale != 1.0:
-            value = value * scale
+        if to_base is not None:
+            value = to_base(value)
         result: float | None = value if within is None or within(value) else None
         return result
 
@@ -220,7 +232,7 @@ def _call_converter(source: Call, column: Column) -> Callable[[Any], float | Non
 
 def _field_converter(source: Field, column: Column, part: Part, ledger: Ledger) -> Callable[[int, int], float | None]:
     within = _within(column)
-    scale = source.scale
+    to_base = _scale(source.scale)
     forced = constant(source.value_type) if source.value_type is not None else None
     key = (part.kind.name, part.labels[3:], column.name, source.id)
     counter = ledger.counter(key) if column.reading.counter else None
@@ -232,8 +244,8 @@ def _field_converter(source: Field, column: Column, part: Part, ledger: Ledger) 
             return None
         if counter is not None:
             value = counter.advance(value, VALUE_BITS.get(kind, 64))
-        if scale != 1.0:
-            value *= scale
+        if to_base is not None:
+            value = to_base(value)
         return value if within is None or within(value) else None
 
     return convert

@@ -9,11 +9,16 @@ from gpumon.gpu.capture.replay import ReplayLibrary
 from gpumon.gpu.simulate import SimulatedLibrary, parse_profile
 
 
+def is_capture(text: str) -> bool:
+    """Say whether `text` names a capture and not a profile."""
+    return text.endswith(".json")
+
+
 def stand_in(text: str) -> object:
     """Give the library that a profile such as h100x8, or a capture's file name (*.json), names.
 
     ValueError says in one sentence what is wrong with it.
     """
-    if text.endswith(".json"):
+    if is_capture(text):
         return ReplayLibrary(read_file(Path(text)))
     return SimulatedLibrary(parse_profile(text))
