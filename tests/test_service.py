@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests import stub
+from tests.daemon import PATIENCE, environment, free_port, until
 
 GPUS = 3
 # The shortest that the settings allow, so that tests need not wait for ticks.
 TICK = 0.25
-# Only a service that does not do it at all takes so long.
-PATIENCE = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +53,8 @@ class Service:
         return {gpu: float(value) for gpu, value in lines}
 
     def until(self, holds: Callable[[], object]) -> None:
-        """Wait until something holds; the wait between looks is one for the end of the process, which fails the test."""
-        started = time.monotonic()
-        while not holds():
-            assert time.monotonic() - started < PATIENCE, self.page()
-            try:
-                pytest.fail(f"ended with exit code {self.process.wait(0.05)}")
-            except subprocess.TimeoutExpired:
-                pass
+        """Wait until something holds."""
+        until(self.process, holds, self.page)
 
     @property
     def count(self) -> stub.Count:
@@ -75,20 +65,12 @@ class Service:
 @contextmanager
 def serving(library: Path, folder: Path, *, interval: float = TICK, **variables: str) -> Iterator[Service]:
     """Run gpumon over the library until the first readings of all GPUs; end it with what is under it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     stub.order(folder / "control")
-    environment = stub.environment(library, gpus=GPUS, control=folder / "control", count=folder / "count")
-    environment |= {
-        "HOME": str(folder),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "GPUMON_SERVICE_POLL_INTERVAL_SECS": f"{interval}",
-        "GPUMON_TELEMETRY_METRICS_ADDRESS": "127.0.0.1",
-        "GPUMON_TELEMETRY_METRICS_PORT": str(port),
-        "GPUMON_GPU_READ_KERNEL_LOG": "false",
-    }
+    variables |= stub.environment(library, gpus=GPUS, control=folder / "control", count=folder / "count")
+    variables |= environment(folder, port) | {"GPUMON_SERVICE_POLL_INTERVAL_SECS": f"{interval}"}
     log = (folder / "log").open("wb")
-    with log, subprocess.Popen([sys.executable, "-m", "gpumon"], env=environment | variables, stderr=log) as process:
+    with log, subprocess.Popen([sys.executable, "-m", "gpumon"], env=variables, stderr=log) as process:
         service = Service(folder, port, process)
         try:
             service.until(lambda: len(service.values("gpumon_gpu_power_watts")) == GPUS)

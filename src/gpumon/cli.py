@@ -51,6 +51,10 @@ def _run(given: argparse.Namespace) -> int:
         from gpumon.web.webconfig import load_web_config_apart
 
         web_config = load_web_config_apart(settings.telemetry.web_config_file)
+    from gpumon.memory import leave_tls_out, speaks_tls
+
+    if not speaks_tls(settings, os.environ, served=web_config is not None and web_config.tls is not None):
+        leave_tls_out()
     from gpumon import app
 
     try:

@@ -1,8 +1,12 @@
-"""How the C library hands out memory."""
+"""What gpumon does to stay small: one heap, and no TLS library where nothing speaks TLS."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
+from collections.abc import Mapping
+
+from gpumon.settings import Settings, options
 
 _M_ARENA_MAX = -8  # malloc.h of glibc
 
@@ -16,3 +20,18 @@ def use_one_arena() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # not musl
         mallopt(_M_ARENA_MAX, 1)
+
+
+def speaks_tls(settings: Settings, environ: Mapping[str, str], *, served: bool) -> bool:
+    """Say whether anything will speak TLS: a port (`served`), or a client for an https address of ours."""
+    addresses = [str(settings[option.name]) for option in options()]
+    addresses += [value for name, value in environ.items() if name.startswith("OTEL_")]
+    return served or any("https://" in address for address in addresses)
+
+
+def leave_tls_out() -> None:
+    """Have `import ssl` fail from here on, as in a Python that was built without it, which asyncio and aiohttp allow for.
+
+    To be called before either is imported. Importing ssl takes 3.7 MB.
+    """
+    sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]

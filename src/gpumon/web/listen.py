@@ -6,9 +6,8 @@ import asyncio
 import errno
 import logging
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
@@ -17,6 +16,9 @@ from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
 
 from gpumon.log import Logger
+
+if TYPE_CHECKING:
+    import ssl
 from gpumon.settings import SettingsError
 
 # Scrapers and people of one node are few; each connection beyond them takes memory from the sampling.
