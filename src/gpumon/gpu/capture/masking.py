@@ -34,7 +34,8 @@ def mask(capture: Capture) -> Capture:
     """Give the same capture with every identifier replaced, the same one always by the same."""
     masker = _Masker()
     answers = {}
-    for key, rows in capture.answers.items():
+    # In the order of keys: which GPU was asked first is chance.
+    for key, rows in sorted(capture.answers.items()):
         function = key.partition("(")[0]
         answers[masker.key(function, key)] = [
             replace(row, outs={place: masker.out(function, out) for place, out in row.outs.items()}) for row in rows

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import fsum
 
 import pynvml
 
@@ -64,7 +65,8 @@ class GpmSamples:
         if gpu_instance_id is None:
             # A GPU that is divided does what its MIG devices do, by their share of its seven slices.
             parts = [(part.profile.slices / 7, part.strength) for part in device.instances]
-            strength = sum(share * power for share, power in parts) if device.mig else 1.0
+            # fsum: the same last digit in every version of Python, so that golden pages are the same.
+            strength = fsum(share * power for share, power in parts) if device.mig else 1.0
         else:
             own = [part.strength for part in device.instances if part.gpu_instance_id == gpu_instance_id]
             if not own:
