@@ -489,3 +489,10 @@ def test_profiling_samples_of_a_lost_device_are_freed() -> None:
             node.tick(2)
         alive = node.library.calls["nvmlGpmSampleAlloc"] - node.library.calls["nvmlGpmSampleFree"]
         assert alive == 2 * 2
+
+
+def test_protected_memory_without_confidential_computing_is_absent() -> None:
+    """A GPU without it answers 0 of 0 bytes: that is no reading, and the reason says so."""
+    with Node("h100x1") as node:
+        assert first(node)["protected_memory_used_bytes"] is None
+        assert support(node.tick())["gpumon_gpu_protected_memory_used_bytes"] == ("NOT_SUPPORTED", 0)

@@ -198,9 +198,18 @@ def handle_key(handle: Handle) -> int:
 
 def _memory_info(nvml: Nvml, handle: Handle, version: int | None = None) -> Any:
     """Unified-memory devices refuse this call, or answer with a total of 0 (seen by nvtop): both mean refused."""
-    info = pynvml.nvmlDeviceGetMemoryInfo(handle, version)
+    return _some("nvmlDeviceGetMemoryInfo", pynvml.nvmlDeviceGetMemoryInfo(handle, version))
+
+
+def _protected_memory(nvml: Nvml, handle: Handle) -> Any:
+    """Without confidential computing there is no protected memory, and so nothing that 0 bytes of it could mean."""
+    function = "nvmlDeviceGetConfComputeProtectedMemoryUsage"
+    return _some(function, getattr(pynvml, function)(handle))
+
+
+def _some(function: str, info: Any) -> Any:
     if info.total == 0:
-        raise RefusedError("nvmlDeviceGetMemoryInfo", NOT_SUPPORTED)
+        raise RefusedError(function, NOT_SUPPORTED)
     return info
 
 
@@ -285,6 +294,7 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "memory_kind": _memory_kind,
     "mig_mode": _switch("nvmlDeviceGetMigMode", 0),
     "mig_profile": _mig_profile,
+    "nvmlDeviceGetConfComputeProtectedMemoryUsage": _protected_memory,
     "nvmlDeviceGetMemoryInfo": _memory_info,
     "nvmlSystemGetDriverVersion": _driver_version,
     "persistence_mode": _switch("nvmlDeviceGetPersistenceMode", None),
