@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 
-GROUND = ("settings", "hub", "log", "memory", "source", "apart", "value", "load")
+GROUND = ("settings", "hub", "log", "memory", "trace", "source", "apart", "value", "load")
 SOURCES = ("gpu", "process", "llm", "host")
 SINKS = ("store", "export", "web")
 # From the lowest layer up, by the part of the house; a part imports lower layers only.
@@ -39,6 +39,7 @@ HEAVY = {
     "pyarrow": ("gpumon.store",),
     "grpc": ("gpumon.export", "gpumon.process"),
     "opentelemetry": ("gpumon.export",),
+    "google": ("gpumon.export",),
 }
 # What the service must not have in memory when nothing of it is switched on.
 NOT_AT_START = (*HEAVY, "difflib", "tomllib", "gpumon.check", "gpumon.docs", "gpumon.gpu.simulate", "gpumon.gpu.smi")
