@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import signal
 import time
@@ -25,8 +26,10 @@ from gpumon.log import Logger
 from gpumon.memory import use_one_arena
 from gpumon.sampler import Sampler
 from gpumon.settings import Settings, reserved_in_use
+from gpumon.trace import OFF, Off, Recorder
 
 if TYPE_CHECKING:
+    from gpumon.export.otlp import Otlp
     from gpumon.web.webconfig import WebConfig
 
 # The node that `--simulate auto` shows where there is no GPU.
@@ -96,6 +99,9 @@ class Service:
         self._started = time.time()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._recorder: Recorder | Off = OFF
+        self._otlp: Otlp | None = None
+        self._otlp_end: asyncio.Task[bool] | None = None
         self._warn()
 
     def _warn(self) -> None:
@@ -114,6 +120,8 @@ class Service:
     async def serve(self) -> int:
         """Run sources and sinks until stopped; give the exit code."""
         async with AsyncExitStack() as stack:  # what is started is stopped, the last first
+            self._start_otlp()
+            stack.push_async_callback(self._end_otlp)
             xids = XidLog()
             self._gpu = self._gpu_source(xids)
             stack.push_async_callback(self._gpu.stop, STOP_SECONDS)
@@ -126,7 +134,9 @@ class Service:
                 self._logger,
                 interval=self._settings.service.poll_interval_secs,
                 own=self._own,
+                recorder=self._recorder,
             )
+            stack.callback(self._begin_to_end_otlp)
             await self._until_stopped(sampler.run())
         if self._gpu.fatal is not None:
             self._logger.error("cannot read GPUs in this process any more", reason=self._gpu.fatal)
@@ -153,7 +163,34 @@ class Service:
 
             longest_gap = max(LONGEST_GAP_SECONDS, GAP_TICKS * interval)
             smi = NvidiaSmi(settings.nvidia_smi_path, longest_gap_seconds=longest_gap, xids=xids)
-        return GpuSource(settings, self._nvml, self._logger, interval=interval, xids=xids, smi=smi)
+        return GpuSource(
+            settings, self._nvml, self._logger, interval=interval, xids=xids, smi=smi, recorder=self._recorder
+        )
+
+    def _start_otlp(self) -> None:
+        from gpumon.export import otlp
+
+        recorder = Recorder() if self._settings.telemetry.otlp_traces else OFF
+        self._otlp = otlp.start(
+            self._settings,
+            lambda: self._hub.latest,
+            environ=os.environ,
+            version=__version__,
+            started=self._started,
+            logger=self._logger,
+            recorder=recorder,
+        )
+        if self._otlp is not None:  # else nobody would drain the recorder
+            self._recorder = recorder
+
+    def _begin_to_end_otlp(self) -> None:
+        """Flush beside the rest of the end, because a collector that does not answer takes most of the time there is."""
+        if self._otlp is not None:
+            self._otlp_end = asyncio.create_task(asyncio.to_thread(self._otlp.stop))
+
+    async def _end_otlp(self) -> None:
+        if self._otlp_end is not None:
+            await self._otlp_end
 
     def _read_kernel_log(self, xids: XidLog, stack: AsyncExitStack) -> None:
         if not self._settings.gpu.read_kernel_log or self._driver in STAND_INS:
@@ -207,6 +244,8 @@ class Service:
             self._stop.set()
         driver = self._driver if self._gpu.driver_name == "nvml" else self._gpu.driver_name
         yield Entity(DAEMON, (), (1, self._gpu.gpu_count, ticks, late, self._started))
+        if self._otlp is not None:
+            yield from self._otlp.entities()
         yield Entity(BUILD, (__version__, platform.python_version(), self._gpu.nvml_version, driver), (1,))
 
     def _trouble(self) -> str | None:

@@ -10,6 +10,7 @@ from gpumon.catalog import SOURCE, Entity, Snapshot
 from gpumon.hub import Hub
 from gpumon.log import Logger, Onsets
 from gpumon.source import Source, SourceReading
+from gpumon.trace import OFF, Off, Recorder
 
 # How much of a tick a source may take; the rest is for publishing, and for the sinks.
 DEADLINE_SHARE = 0.8
@@ -28,6 +29,7 @@ class Sampler:
         own: Callable[[int, int], Iterable[Entity]],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        recorder: Recorder | Off = OFF,
     ) -> None:
         self._sources = sources
         self._hub = hub
@@ -36,6 +38,7 @@ class Sampler:
         self._own = own  # gives what gpumon says of itself, from (ticks, late ticks)
         self._clock = clock
         self._monotonic = monotonic
+        self._recorder = recorder
         self._ticks = 0
         self._late = 0
 
@@ -54,6 +57,10 @@ class Sampler:
 
     async def tick(self) -> Snapshot:
         """Read every source once and publish the snapshot."""
+        with self._recorder.span("tick"):
+            return await self._tick()
+
+    async def _tick(self) -> Snapshot:
         now, monotonic = self._clock(), self._monotonic()
         readings = await asyncio.gather(*(self._read(source, now) for source in self._sources))
         self._ticks += 1
@@ -68,8 +75,9 @@ class Sampler:
         timeout = self._interval * DEADLINE_SHARE
         try:
             # The source keeps its own deadline; this one is for a source that fails to.
-            async with asyncio.timeout(self._interval * 2):
-                reading = await source.read(now, timeout)
+            with self._recorder.span("source", {"source": source.name}):
+                async with asyncio.timeout(self._interval * 2):
+                    reading = await source.read(now, timeout)
         except Exception as error:  # noqa: BLE001 - a source that fails costs its own readings, never the tick
             reading = SourceReading((), success=False)
             self._onsets.fail(

@@ -135,10 +135,14 @@ class Telemetry:
     web_config_file: str = option(
         "", "TLS and basic auth of the metrics port, in Prometheus's web-config format.", form="path"
     )
-    enable_opentelemetry: bool = option(True, "Push metrics by OTLP once otlp_endpoint is set.", reserved=True)
+    enable_opentelemetry: bool = option(True, "Send readings by OTLP, once otlp_endpoint or its OTEL_ variable is set.")
     otlp_endpoint: str = option(
-        "", "Address of an OpenTelemetry collector, as in http://collector:4317.", reserved=True
+        "",
+        "Address of an OpenTelemetry collector, as in http://collector:4317; empty takes OTEL_EXPORTER_OTLP_ENDPOINT. "
+        "Everything else about the way there is said by the other OTEL_EXPORTER_OTLP_ variables.",
     )
+    otlp_interval_secs: float = option(10.0, "Seconds between two exports by OTLP.", minimum=1, maximum=3600)
+    otlp_traces: bool = option(False, "Send spans of gpumon's own work by OTLP as well.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Sinks that send readings elsewhere."""

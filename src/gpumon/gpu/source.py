@@ -20,6 +20,7 @@ from gpumon.gpu.xid import XidLog
 from gpumon.log import Logger, Onsets
 from gpumon.settings import Gpu as GpuSettings
 from gpumon.source import SourceReading
+from gpumon.trace import OFF, Off, Recorder
 
 if TYPE_CHECKING:
     from gpumon.gpu.smi import NvidiaSmi
@@ -59,6 +60,7 @@ class GpuSource:
         smi: NvidiaSmi | None = None,
         devices_path: Path = Path("/proc/driver/nvidia/gpus"),
         monotonic: Callable[[], float] = time.monotonic,
+        recorder: Recorder | Off = OFF,
     ) -> None:
         self.fatal: str | None = None  # why only a new process can read GPUs again
         self.gpu_count = 0
@@ -71,6 +73,7 @@ class GpuSource:
         self._xids = xids
         self._smi = smi
         self._monotonic = monotonic
+        self._recorder = recorder
         self._driver = Driver(nvml, xids, devices_path) if nvml is not None else None
         self._crew = Crew(monotonic)
         self._state = _State.CLOSED
@@ -114,7 +117,9 @@ class GpuSource:
         if self._state is not _State.OPEN:
             return []
         jobs: list[tuple[Hashable, Callable[[], DeviceReading | DriverFacts]]] = [
-            (slot, slot.job(now)) for slot in self._slots if slot.due(now)
+            (slot, self._recorder.around("device", {"gpu_id": str(slot.index)}, slot.job(now)))
+            for slot in self._slots
+            if slot.due(now)
         ]
         if self._driver is not None and now >= self._look_at and not self._driver_busy:
             self._look_at = now + self._settings.retry_interval_secs

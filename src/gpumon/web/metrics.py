@@ -13,7 +13,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
 
-from gpumon.export.exposition import Exposition, accepts_gzip, choose_form
+from gpumon.export.exposition import STALE_TICKS, Exposition, accepts_gzip, choose_form
 from gpumon.export.prometheus import Form
 from gpumon.hub import Hub
 from gpumon.settings import Settings
@@ -22,9 +22,6 @@ from gpumon.web.listen import Connection, Listener
 if TYPE_CHECKING:
     from gpumon.web.gate import Gate
     from gpumon.web.webconfig import WebConfig
-
-# A snapshot older than this many ticks is not served.
-STALE_TICKS = 3
 
 Alive = Callable[[], str | None]
 Action = Callable[[], Awaitable[str]]

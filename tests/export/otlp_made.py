@@ -1,0 +1,40 @@
+"""Snapshots made from the catalogue: every kind and every column has a value."""
+
+from __future__ import annotations
+
+import time
+
+from gpumon.catalog import AGE, KINDS, Entity, EntityKind, Snapshot
+
+START = 1_790_000_000.0
+GPU_COUNT = 8
+
+
+def label_value(kind: EntityKind, label: str, device: int) -> str:
+    """Give a value for a label that tells devices, and parts of a device, apart."""
+    return {
+        "gpu_id": str(device),
+        "gpu_name": "NVIDIA H100 80GB HBM3",
+        "gpu_uuid": f"GPU-{device:08d}-0000-0000-0000-000000000000",
+        "mig_uuid": f"MIG-{device:08d}-0000-0000-0000-000000000000",
+    }.get(label, f"{label} of {kind.name}")
+
+
+def entity(kind: EntityKind, device: int, number: int) -> Entity:
+    """Give one entity; a counter grows by one from snapshot to snapshot, a gauge stays between 0 and 1."""
+    labels = tuple(label_value(kind, label.name, device) for label in kind.labels)
+    values = tuple(
+        float(1000 * device + index + number) if column.reading.counter else (device * 10 + index) / 1000
+        for index, column in enumerate(kind.columns)
+    )
+    return Entity(kind, labels, values)
+
+
+def snapshot(number: int = 1, *, devices: int = GPU_COUNT, interval: float = 2.0) -> Snapshot:
+    """Give a snapshot of everything in the catalogue, for so many devices; AGE belongs to the moment of a scrape."""
+    entities = []
+    for kind in KINDS:
+        if kind is not AGE:
+            count = devices if any(label.name == "gpu_id" for label in kind.labels) else 1
+            entities.extend(entity(kind, device, number) for device in range(count))
+    return Snapshot(START + number * interval, time.monotonic(), number, tuple(entities))
