@@ -66,7 +66,8 @@ def _kind(kind: EntityKind) -> str:
     if kind.table:
         lines.append(f"Stored in the table `{kind.table}`.")
     if kind.labels:
-        lines += ["", *_table(("label", "meaning"), ((f"`{label.name}`", label.help) for label in kind.labels))]
+        labels = ((f"`{label.name}`", label.help, f"`{label.attribute}`") for label in kind.labels)
+        lines += ["", *_table(("label", "meaning", "OpenTelemetry"), labels)]
     head = ["metric", "type", "unit", "further labels", "meaning", "read by", "how often", "OpenTelemetry", "column"]
     rows = (_reading(kind, reading) for reading in kind.readings)
     return "\n".join([*lines, "", *_table(head, rows), ""])
@@ -76,7 +77,8 @@ def _reading(kind: EntityKind, reading: Reading) -> tuple[str, ...]:
     columns = [column for column in kind.columns if column.reading is reading]
     by = [(", ".join(column.key), _sources(column.sources)) for column in columns]
     unit = f" in {reading.otel_unit}" if reading.otel_unit else ""
-    attributes = reading.otel.attributes if reading.otel else ()
+    attributes = [f"`{name}={value}`" for name, value in reading.otel.attributes] if reading.otel else []
+    attributes += [f"`{label}` as `{name}`" for label, name in reading.otel.labels] if reading.otel else []
     return (
         f"`{kind.metric(reading)}`",
         "counter" if reading.counter else "gauge",
@@ -85,7 +87,7 @@ def _reading(kind: EntityKind, reading: Reading) -> tuple[str, ...]:
         reading.help,
         _lines(f"{key}: {text}" if key else text for key, text in by if text) or "gpumon",
         CADENCES[reading.cadence],
-        _lines([f"`{kind.otel_name(reading)}`{unit}", *(f"`{name}={value}`" for name, value in attributes)]),
+        _lines([f"`{kind.otel_name(reading)}`{unit}", *attributes]),
         _lines(f"`{column.name}`" for column in columns) if kind.table else "",
     )
 
