@@ -49,8 +49,9 @@ class Crew:
     The threads are daemons: a job that never returns does not keep gpumon alive.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, turn_seconds: float = TURN_SECONDS) -> None:
         self._clock = clock
+        self._turn_seconds = turn_seconds
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._queue: deque[tuple[Round[Any], Hashable, Callable[[], Any]]] = deque()
@@ -76,7 +77,7 @@ class Crew:
         try:
             async with asyncio.timeout(timeout):
                 left = round_.left
-                while not await _is_set(round_.done, TURN_SECONDS):
+                while not await _is_set(round_.done, self._turn_seconds):
                     with self._lock:
                         if round_.left == left and self._queue:
                             self._call_in()  # nobody answered for a whole turn
