@@ -229,6 +229,7 @@ def test_gzip_is_used_where_it_is_accepted(accept_encoding: str, accepted: bool)
     assert accepts_gzip(accept_encoding) is accepted
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_header_gets_a_format(header: str) -> None:
     """What clients send never fails."""

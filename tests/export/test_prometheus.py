@@ -66,6 +66,7 @@ def test_numbers_are_written_as_prometheus_client_writes_them(value: float) -> N
 
 @settings(deadline=None)
 @given(st.integers(-(2**63), 2**64) | st.booleans())
+@example(9_999_999_999_999_999)  # below 1e16, and as a float not
 def test_whole_numbers_and_truths_are_written_as_floats(value: float) -> None:
     """A source may give an int or a bool where a float is declared."""
     assert number(value) == floatToGoString(value)

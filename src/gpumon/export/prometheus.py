@@ -58,7 +58,8 @@ def _header(form: Form, name: str, reading: Reading) -> str:
 
 def number(value: float) -> str:
     """Write a finite number with all its digits and, from 1e6 on, the exponent that Go and prometheus_client write."""
-    text = repr(float(value))
+    value = float(value)
+    text = repr(value)
     if 1e6 <= value < 1e16:  # from there on Python writes an exponent itself
         point = text.index(".")
         text = f"{text[0]}.{text[1:point]}{text[point + 1 :]}".rstrip("0.") + _EXPONENTS[point]
