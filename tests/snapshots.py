@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from hypothesis import strategies as st
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from gpumon.catalog import (
     BUILD,
@@ -24,6 +26,8 @@ from gpumon.catalog import (
     Column,
     Entity,
     EntityKind,
+    Histogram,
+    Reading,
     Snapshot,
 )
 
@@ -83,12 +87,24 @@ def _identity(entity: Entity) -> tuple[str, tuple[str, ...]]:
 
 
 def _any_entity(kind: EntityKind, floats: st.SearchStrategy[float]) -> st.SearchStrategy[Entity]:
-    def build(labels: tuple[str, ...], some: list[float | None]) -> Entity:
-        return Entity(kind, labels, tuple(some[i % len(some)] for i in range(len(kind.columns))))
+    def build(labels: tuple[str, ...], some: list[float | None], spread: list[Histogram | None]) -> Entity:
+        values = tuple(some[i % len(some)] for i in range(len(kind.columns)))
+        return Entity(kind, labels, values, tuple(spread[i % len(spread)] for i in range(len(kind.histograms))))
 
     # A few values are dealt out in turn, else a GPU with its 70 columns would be too much for hypothesis.
     some = st.lists(st.none() | floats, min_size=1, max_size=7)
-    return st.builds(build, st.tuples(*(st.text(max_size=8) for _ in kind.labels)), some)
+    spread = st.lists(st.none() | histograms(floats), min_size=1, max_size=2) if kind.histograms else st.just([None])
+    return st.builds(build, st.tuples(*(st.text(max_size=8) for _ in kind.labels)), some, spread)
+
+
+def histograms(sums: st.SearchStrategy[float]) -> st.SearchStrategy[Histogram]:
+    """Give histograms with any rising bounds, also none, and any counts."""
+    bounds = st.lists(st.floats(0, 1e9, allow_subnormal=False), max_size=4, unique=True).map(sorted)
+
+    def build(some: list[float], counts: list[int], total: float) -> Histogram:
+        return Histogram(tuple(some), tuple(float(counts[i]) for i in range(len(some) + 1)), total)
+
+    return st.builds(build, bounds, st.lists(st.integers(0, 2**40), min_size=5, max_size=5), sums)
 
 
 class Written(Collector):
@@ -121,4 +137,19 @@ class Written(Collector):
                             labels = dict(zip((label.name for label in kind.labels), entity.labels, strict=True))
                             labels |= dict(zip(reading.labels, column.key, strict=True))
                             family.add_sample(name, labels, value)
+            for position, reading in enumerate(kind.histograms):
+                name = kind.metric(reading)
+                spread = families.setdefault(name, _distribution(name, kind, reading))
+                for entity in self._entities:
+                    histogram = entity.histograms[position] if entity.kind is kind and entity.histograms else None
+                    if histogram is not None and math.isfinite(histogram.sum):
+                        assert isinstance(spread, HistogramMetricFamily)
+                        seen = accumulate(histogram.counts)
+                        names = (*map(floatToGoString, histogram.bounds), "+Inf")
+                        spread.add_metric(entity.labels, list(zip(names, seen, strict=True)), histogram.sum)
         return (family for family in families.values() if family.samples)
+
+
+def _distribution(name: str, kind: EntityKind, reading: Reading) -> Metric:
+    labels = [label.name for label in kind.labels]
+    return HistogramMetricFamily(name, reading.help, labels=labels, unit=reading.unit or "")

@@ -14,7 +14,7 @@ from gpumon.catalog.model import UNITS
 from gpumon.gpu.computed import COMPUTED
 from gpumon.gpu.nvml import _COMPOSED as COMPOSED
 
-READINGS = [(kind, reading) for kind in KINDS for reading in kind.readings]
+READINGS = [(kind, reading) for kind in KINDS for reading in (*kind.readings, *kind.histograms)]
 
 # What DESIGN 4.3 promises for a GPU and for gpumon's health (prefix gpumon_), with the labels it names.
 PROMISED = """
@@ -43,6 +43,12 @@ gpu_fp64_active_ratio  gpu_fp32_active_ratio  gpu_fp16_active_ratio  gpu_integer
 mig_memory_used_bytes  mig_memory_total_bytes  mig_info{profile}
 mig_sm_active_ratio  mig_sm_occupancy_ratio  mig_tensor_active_ratio  mig_dram_active_ratio
 mig_fp64_active_ratio  mig_fp32_active_ratio  mig_fp16_active_ratio  mig_integer_active_ratio
+llm_tokens_per_second{model,server,source}  llm_time_to_first_token_ms{model,server,source}
+llm_session_count{model,server,source}  llm_prompt_tokens_total{model}  llm_generated_tokens_total{model}
+llm_time_to_first_token_seconds{model}  llm_time_per_output_token_seconds{model}
+llm_request_duration_seconds{model}  llm_requests_total{outcome}  llm_requests_running{model}
+llm_requests_waiting{model}  llm_kv_cache_usage_ratio{model}  llm_model_memory_bytes{model}
+llm_joules_per_token{model}  llm_energy_joules_total{model}
 """
 
 # Readings without a unit, by the last word of their name: states, counts of things, and levels.
@@ -50,7 +56,11 @@ PLAIN = {
     *("active", "failure", "health", "hung", "info", "pending", "state", "success", "supported", "up"),
     *("banks", "count", "cpus", "errors", "failures", "fds", "lost", "pages", "replays", "rows", "threads", "ticks"),
     *("action", "dropped", "generation", "load1", "width"),
+    *("loaded", "loads", "renamed", "requests", "running", "tokens", "unloads", "waiting"),
 }
+
+# Names that DESIGN fixes and that end in no base unit.
+CONTRACTED = {"tokens_per_second", "time_to_first_token_ms", "joules_per_token"}
 
 # Sources that only count up; their readings must be counters.
 CUMULATIVE = re.compile(
@@ -85,7 +95,7 @@ def test_what_design_promises_is_declared(promise: str) -> None:
 def test_a_name_says_its_unit_and_a_help_is_a_sentence(kind: EntityKind, reading: Reading) -> None:
     """The last word but _total is a base unit, or the reading is a known plain number."""
     assert re.fullmatch(r"[a-z][a-z0-9_]*", kind.metric(reading))
-    assert reading.unit in UNITS or reading.stem.rsplit("_", 1)[-1] in PLAIN
+    assert reading.unit in UNITS or reading.stem.rsplit("_", 1)[-1] in PLAIN or reading.name in CONTRACTED
     assert reading.help.endswith(".")
     assert "\n" not in reading.help
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", label) for label in reading.labels)
@@ -109,7 +119,7 @@ def test_kinds_and_labels_are_described() -> None:
         assert kind.help.endswith(".")
         for label in kind.labels:
             assert label.help.endswith(".")
-        for reading in kind.readings:
+        for reading in (*kind.readings, *kind.histograms):
             names = [*(label.name for label in kind.labels), *reading.labels]
             assert len(names) == len(set(names))
 
@@ -174,12 +184,24 @@ def test_believable_limits_are_in_order() -> None:
             assert reading.limits[0] < reading.limits[1]
 
 
+def test_bounds_of_buckets_rise() -> None:
+    """A histogram has no column of its name, is no counter, and its buckets, where gpumon fills them, are in order."""
+    seen = 0
+    for kind in KINDS:
+        for reading in kind.histograms:
+            seen += bool(reading.buckets)
+            assert list(reading.buckets) == sorted(set(reading.buckets))
+            assert not reading.counter
+            assert reading.name not in kind.index
+    assert seen > 4
+
+
 def test_derived_otel_names_follow_the_metric_name() -> None:
     """A derived OpenTelemetry name and unit give back the metric name by the collector's Prometheus rules."""
     suffixes = {"By": "_bytes", "Cel": "_celsius", "s": "_seconds", "Hz": "_hertz", "W": "_watts", "J": "_joules"}
     suffixes |= {"%": "_percent", "1": "_ratio", "": ""}
     for kind in KINDS:
-        for reading in kind.readings:
+        for reading in (*kind.readings, *kind.histograms):
             if reading.otel is None and kind.prefix is not None:
                 name = kind.otel_name(reading).replace(".", "_") + suffixes[reading.otel_unit]
                 assert name + ("_total" if reading.counter else "") == kind.metric(reading)
@@ -187,7 +209,7 @@ def test_derived_otel_names_follow_the_metric_name() -> None:
 
 def test_otel_series_are_unique() -> None:
     """No two values of a kind share an OpenTelemetry name and its attributes, and derived names are unique at all."""
-    derived = [kind.otel_name(reading) for kind in KINDS for reading in kind.readings if reading.otel is None]
+    derived = [kind.otel_name(reading) for kind, reading in READINGS if reading.otel is None]
     assert len(derived) == len(set(derived))
     for kind in KINDS:
         series = [(kind.otel_name(column.reading), column.attributes) for column in kind.columns]

@@ -88,7 +88,7 @@ def test_every_metric_and_label_is_documented() -> None:
         section = text.split(f"\n## {kind.name}\n")[1].split("\n## ")[0]
         for label in kind.labels:
             assert f"| `{label.name}` | {label.help} |" in section
-        for reading in kind.readings:
+        for reading in (*kind.readings, *kind.histograms):
             (row,) = (line for line in section.split("\n") if line.startswith(f"| `{kind.metric(reading)}` |"))
             assert reading.help in row
             assert kind.otel_name(reading) in row

@@ -69,7 +69,7 @@ def _kind(kind: EntityKind) -> str:
         labels = ((f"`{label.name}`", label.help, f"`{label.attribute}`") for label in kind.labels)
         lines += ["", *_table(("label", "meaning", "OpenTelemetry"), labels)]
     head = ["metric", "type", "unit", "further labels", "meaning", "read by", "how often", "OpenTelemetry", "column"]
-    rows = (_reading(kind, reading) for reading in kind.readings)
+    rows = (_reading(kind, reading) for reading in (*kind.readings, *kind.histograms))
     return "\n".join([*lines, "", *_table(head, rows), ""])
 
 
@@ -81,15 +81,19 @@ def _reading(kind: EntityKind, reading: Reading) -> tuple[str, ...]:
     attributes += [f"`{label}` as `{name}`" for label, name in reading.otel.labels] if reading.otel else []
     return (
         f"`{kind.metric(reading)}`",
-        "counter" if reading.counter else "gauge",
+        "histogram" if reading in kind.histograms else "counter" if reading.counter else "gauge",
         reading.unit or "",
         _lines(f"`{label}`: {', '.join(values)}" for label, values in _values(reading)),
-        reading.help,
+        reading.help + _bounds(reading),
         _lines(f"{key}: {text}" if key else text for key, text in by if text) or "gpumon",
         CADENCES[reading.cadence],
         _lines([f"`{kind.otel_name(reading)}`{unit}", *attributes]),
         _lines(f"`{column.name}`" for column in columns) if kind.table else "",
     )
+
+
+def _bounds(reading: Reading) -> str:
+    return f" Buckets: {', '.join(f'{bound:g}' for bound in reading.buckets)}." if reading.buckets else ""
 
 
 def _values(reading: Reading) -> Iterator[tuple[str, list[str]]]:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.utils import floatToGoString
 from tests.snapshots import Written, entities, node
 
-from gpumon.catalog import GPU, KINDS, NVML_ERRORS, SOURCE, Entity, EntityKind, Label, Reading
+from gpumon.catalog import GPU, KINDS, NVML_ERRORS, SOURCE, Entity, EntityKind, Histogram, Label, Reading
 from gpumon.export.prometheus import Form, Renderer, number
 
 END = b"# EOF\n"
@@ -111,10 +111,35 @@ def test_every_family_of_the_catalogue_can_be_rendered(form: Form) -> None:
     """Each kind alone with all its columns: the formats' parsers take every name, type and unit."""
     parse = parse_text if form is Form.TEXT else parse_openmetrics
     for kind in KINDS:
-        entity = Entity(kind, tuple(label.name for label in kind.labels), tuple(1.0 for _ in kind.columns))
+        spread = tuple(Histogram((0.5,), (1.0, 2.0), 7.0) for _ in kind.histograms)
+        entity = Entity(kind, tuple(label.name for label in kind.labels), tuple(1.0 for _ in kind.columns), spread)
         page = b"".join(Renderer().render([entity], form))
         samples = [sample for family in parse((page + END).decode()) for sample in family.samples]
-        assert len(samples) == len(kind.columns)
+        assert len(samples) == len(kind.columns) + 4 * len(kind.histograms)
+
+
+def test_each_thing_may_have_buckets_of_its_own() -> None:
+    """A server's histogram keeps the bounds that the server chose, beside another's in the same family."""
+    wait = Reading(name="wait_seconds", help="Waiting.")
+    kind = EntityKind("queue", "", labels=(Label("who", ""),), readings=(), histograms=(wait,))
+    some = (
+        Entity(kind, ("a",), (), (Histogram((0.1, 1.0), (2.0, 0.0, 1.0), 3.5),)),
+        Entity(kind, ("b",), (), (Histogram((), (4.0,), 1.0),)),
+        Entity(kind, ("c",), (), (None,)),
+        Entity(kind, ("d",), ()),
+    )
+    page = b"".join(Renderer([kind]).render(some, Form.TEXT)).decode()
+    assert page.splitlines()[2:] == [
+        'gpumon_wait_seconds_bucket{le="0.1",who="a"} 2.0',
+        'gpumon_wait_seconds_bucket{le="1.0",who="a"} 2.0',
+        'gpumon_wait_seconds_bucket{le="+Inf",who="a"} 3.0',
+        'gpumon_wait_seconds_count{who="a"} 3.0',
+        'gpumon_wait_seconds_sum{who="a"} 3.5',
+        'gpumon_wait_seconds_bucket{le="+Inf",who="b"} 4.0',
+        'gpumon_wait_seconds_count{who="b"} 4.0',
+        'gpumon_wait_seconds_sum{who="b"} 1.0',
+    ]
+    assert page.splitlines()[1] == "# TYPE gpumon_wait_seconds histogram"
 
 
 def test_kinds_the_renderer_was_not_made_for_are_left_out() -> None:

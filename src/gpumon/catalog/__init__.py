@@ -19,6 +19,18 @@ from gpumon.catalog.health import (
     SUPPORT,
     UP,
 )
+from gpumon.catalog.llm import (
+    LLM_ENERGY,
+    LLM_KINDS,
+    LLM_MODEL,
+    LLM_MODEL_INFO,
+    LLM_MODEL_LOADS,
+    LLM_RECORDS,
+    LLM_SERVER,
+    LLM_SERVER_INFO,
+    LLM_TRAFFIC,
+    LLM_WAY,
+)
 from gpumon.catalog.model import (
     Cadence,
     Call,
@@ -28,6 +40,7 @@ from gpumon.catalog.model import (
     EntityKind,
     Field,
     Gpm,
+    Histogram,
     Label,
     Otel,
     Reading,
@@ -37,7 +50,21 @@ from gpumon.catalog.model import (
 )
 
 # In the order in which they are documented and exposed.
-KINDS = (DAEMON, AGE, BUILD, SOURCE, GPU_HEALTH, GPU_DOWN, SUPPORT, NVML_ERRORS, EXPORT, *GPU_KINDS, HOST, PROCESS)
+KINDS = (
+    DAEMON,
+    AGE,
+    BUILD,
+    SOURCE,
+    GPU_HEALTH,
+    GPU_DOWN,
+    SUPPORT,
+    NVML_ERRORS,
+    EXPORT,
+    *GPU_KINDS,
+    *LLM_KINDS,
+    HOST,
+    PROCESS,
+)
 
 __all__ = [
     "AGE",
@@ -54,6 +81,16 @@ __all__ = [
     "HEALTH_KINDS",
     "HOST",
     "KINDS",
+    "LLM_ENERGY",
+    "LLM_KINDS",
+    "LLM_MODEL",
+    "LLM_MODEL_INFO",
+    "LLM_MODEL_LOADS",
+    "LLM_RECORDS",
+    "LLM_SERVER",
+    "LLM_SERVER_INFO",
+    "LLM_TRAFFIC",
+    "LLM_WAY",
     "MIG",
     "MIG_INFO",
     "NVLINK",
@@ -71,6 +108,7 @@ __all__ = [
     "EntityKind",
     "Field",
     "Gpm",
+    "Histogram",
     "Label",
     "Otel",
     "Reading",

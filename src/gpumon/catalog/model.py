@@ -117,6 +117,7 @@ class Reading:
     A reading with `labels` has one value per key of `values`, each with its own sources.
     `limits` are the lowest and highest believable value; what lies outside was no reading.
     `since` says from when a counter counts, where that does not follow from its sources.
+    `buckets` are the upper bounds, but for infinity, of a histogram that gpumon fills itself.
     `column` is the storage column where it differs from the derived one.
     """
 
@@ -130,6 +131,7 @@ class Reading:
     otel: Otel | None = None
     column: str | None = None
     since: Since | None = None
+    buckets: tuple[float, ...] = ()
 
     @property
     def counter(self) -> bool:
@@ -219,9 +221,10 @@ class EntityKind:
     `parameter` names the instance parameter for a part of a device of which there are many (a link, a fan);
     its value is the label of the same name.
     `table` is the storage table; None is not stored.
+    `histograms` are the readings that are distributions; they have no columns, and stand in `Entity.histograms`.
     """
 
-    __slots__ = ("columns", "help", "index", "labels", "name", "parameter", "prefix", "readings", "table")
+    __slots__ = ("columns", "help", "histograms", "index", "labels", "name", "parameter", "prefix", "readings", "table")
 
     def __init__(
         self,
@@ -230,6 +233,7 @@ class EntityKind:
         *,
         labels: tuple[Label, ...] = (),
         readings: tuple[Reading, ...],
+        histograms: tuple[Reading, ...] = (),
         prefix: str | None = "",
         parameter: str | None = None,
         table: str | None = None,
@@ -238,6 +242,7 @@ class EntityKind:
         self.help = help
         self.labels = labels
         self.readings = readings
+        self.histograms = histograms
         self.prefix = prefix
         self.parameter = parameter
         self.table = table
@@ -274,15 +279,35 @@ def _columns(readings: tuple[Reading, ...]) -> Iterator[Column]:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many observations fell into each bucket since a start, and their sum.
+
+    `bounds` are the buckets' upper bounds (included), rising, without infinity; `counts` has one number per bucket,
+    not accumulated, and one more for what lies above the last bound. Whoever filled it chose the bounds,
+    so they may differ from entity to entity, and change when their server does.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    sum: float
+
+    @property
+    def count(self) -> float:
+        """Give the number of observations."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
 class Entity:
     """One thing as it was at one moment: label values and reading values in the order its kind declares them.
 
-    A value of None could not be read.
+    A value of None could not be read. `histograms` is empty, or has one value per histogram of the kind.
     """
 
     kind: EntityKind
     labels: tuple[str, ...]
     values: tuple[float | None, ...]
+    histograms: tuple[Histogram | None, ...] = ()
 
     def __getitem__(self, column: str) -> float | None:
         """Give the value of a column by name; KeyError names a column the kind does not have."""

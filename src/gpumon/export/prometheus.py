@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
-from gpumon.catalog import KINDS, Entity, EntityKind, Reading
+from gpumon.catalog import KINDS, Entity, EntityKind, Histogram, Reading
 
 
 class Form(Enum):
@@ -21,31 +21,42 @@ class Form(Enum):
     OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
+HISTOGRAM = "histogram"
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric family: its header lines in each format, and the columns of each kind that belong to it."""
+    """One metric family: its header lines in each format, and the columns of each kind that belong to it.
+
+    In a family of histograms they are positions in the kind's `histograms`.
+    """
 
     headers: dict[Form, str]
     parts: tuple[tuple[EntityKind, tuple[int, ...]], ...]
+    histogram: bool
 
 
 def families(kinds: Iterable[EntityKind]) -> tuple[Family, ...]:
     """Give the families of `kinds` in the order of their readings; a name that several kinds share is one family."""
-    readings: dict[str, Reading] = {}
+    readings: dict[str, tuple[Reading, str]] = {}
     parts: dict[str, list[tuple[EntityKind, tuple[int, ...]]]] = {}
     for kind in kinds:
         for reading in kind.readings:
             name = kind.metric(reading)
-            readings.setdefault(name, reading)
+            readings.setdefault(name, (reading, "counter" if reading.counter else "gauge"))
             columns = tuple(i for i, column in enumerate(kind.columns) if column.reading is reading)
             parts.setdefault(name, []).append((kind, columns))
+        for i, reading in enumerate(kind.histograms):
+            name = kind.metric(reading)
+            readings.setdefault(name, (reading, HISTOGRAM))
+            parts.setdefault(name, []).append((kind, (i,)))
     return tuple(
-        Family({form: _header(form, name, reading) for form in Form}, tuple(parts[name]))
-        for name, reading in readings.items()
+        Family({form: _header(form, name, reading, kind) for form in Form}, tuple(parts[name]), kind == HISTOGRAM)
+        for name, (reading, kind) in readings.items()
     )
 
 
-def _header(form: Form, name: str, reading: Reading) -> str:
+def _header(form: Form, name: str, reading: Reading, kind: str) -> str:
     """Give the lines before a family's samples; OpenMetrics names a counter without `_total` and knows units."""
     help_text = reading.help.replace("\\", r"\\").replace("\n", r"\n")
     unit = ""
@@ -53,7 +64,7 @@ def _header(form: Form, name: str, reading: Reading) -> str:
         name = name.removesuffix("_total") if reading.counter else name
         help_text = help_text.replace('"', r"\"")
         unit = f"# UNIT {name} {reading.unit}\n" if reading.unit else ""
-    return f"# HELP {name} {help_text}\n# TYPE {name} {'counter' if reading.counter else 'gauge'}\n{unit}"
+    return f"# HELP {name} {help_text}\n# TYPE {name} {kind}\n{unit}"
 
 
 def number(value: float) -> str:
@@ -76,15 +87,27 @@ def escape(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
+# Where a bucket's bound goes in a template; no name or value in the catalogue has it.
+CUT = "\0"
+
+# Of one histogram: the beginning of a bucket's line, what follows its bound, the beginnings of the count and the sum.
+Frame = tuple[str, str, str, str]
+
+
 class _Kind:
     """How the sample lines of one kind begin: a template per column, to be filled with the labels of an entity."""
 
-    __slots__ = ("names", "templates")
+    __slots__ = ("histograms", "names", "templates")
 
     def __init__(self, kind: EntityKind) -> None:
         # Positions of the labels in the order of their names, in which prometheus_client writes them as well.
         self.names = sorted((label.name, i) for i, label in enumerate(kind.labels))
         self.templates = tuple(self._template(kind.metric(c.reading), c.reading.labels, c.key) for c in kind.columns)
+        self.histograms = tuple(self._histogram(kind.metric(reading)) for reading in kind.histograms)
+
+    def _histogram(self, metric: str) -> Frame:
+        head, tail = self._template(f"{metric}_bucket", ("le",), (CUT,)).split(CUT)
+        return head, tail, self._template(f"{metric}_count", (), ()), self._template(f"{metric}_sum", (), ())
 
     def _template(self, metric: str, labels: tuple[str, ...], key: tuple[str, ...]) -> str:
         pairs = [(name, "%s") for name, _ in self.names]
@@ -97,8 +120,18 @@ class _Kind:
         escaped = tuple(escape(labels[i]) for _, i in self.names)
         return tuple(template % escaped for template in self.templates)
 
+    def frames(self, labels: tuple[str, ...]) -> tuple[Frame, ...]:
+        """Give what stands around the numbers of an entity's histograms."""
+        first = tuple(escape(labels[i]) for name, i in self.names if name < "le")
+        rest = tuple(escape(labels[i]) for name, i in self.names if name > "le")
+        return tuple(
+            (head % first, tail % rest, count % (first + rest), total % (first + rest))
+            for head, tail, count, total in self.histograms
+        )
+
 
 Row = tuple[tuple[str, ...], tuple[float | None, ...]]
+HistogramRow = tuple[tuple[Frame, ...], tuple[Histogram | None, ...]]
 
 
 class Renderer:
@@ -117,14 +150,18 @@ class Renderer:
         """
         known, self._prefixes = self._prefixes, {}
         rows: dict[EntityKind, list[Row]] = {kind: [] for kind in self._kinds}
+        distributions: dict[EntityKind, list[HistogramRow]] = {}
         for entity in entities:
             key = (entity.kind, entity.labels)
             if entity.kind in rows and key not in self._prefixes:
                 prefixes = known.get(key) or self._kinds[entity.kind].prefixes(entity.labels)
                 self._prefixes[key] = prefixes
                 rows[entity.kind].append((prefixes, entity.values))
+                if entity.histograms:
+                    row = (self._kinds[entity.kind].frames(entity.labels), entity.histograms)
+                    distributions.setdefault(entity.kind, []).append(row)
         for family in self._families:
-            lines = _lines(family, rows)
+            lines = _buckets(family, distributions) if family.histogram else _lines(family, rows)
             if lines:
                 yield (family.headers[form] + "".join(lines)).encode()
 
@@ -137,4 +174,22 @@ def _lines(family: Family, rows: dict[EntityKind, list[Row]]) -> list[str]:
                 value = values[i]
                 if value is not None and -inf < value < inf:  # what is not finite was no reading
                     lines.append(f"{prefixes[i]}{number(value)}\n")
+    return lines
+
+
+def _buckets(family: Family, rows: dict[EntityKind, list[HistogramRow]]) -> list[str]:
+    """Give the lines of a family of histograms: each bucket counts all that is not above its bound."""
+    lines = []
+    for kind, positions in family.parts:
+        for frames, histograms in rows.get(kind, ()):
+            for i in positions:
+                histogram = histograms[i]
+                if histogram is None or not -inf < histogram.sum < inf:
+                    continue
+                head, tail, count, total = frames[i]
+                seen = 0.0
+                for bound, some in zip((*histogram.bounds, inf), histogram.counts, strict=True):
+                    seen += some
+                    lines.append(f"{head}{number(bound) if bound < inf else '+Inf'}{tail}{number(seen)}\n")
+                lines.append(f"{count}{number(seen)}\n{total}{number(histogram.sum)}\n")
     return lines
