@@ -133,7 +133,7 @@ LLM_TRAFFIC = EntityKind(
         Reading(name="kv_cache_usage_ratio", help="Share of the memory for contexts that is in use."),
         Reading(
             name="prompt_tokens_total",
-            help="Tokens read, with those that were in a cache; without them where `source` is runner.",
+            help="Tokens read, with those that were in a cache; a llama.cpp server counts without them.",
             since=Since.SOURCE,
         ),
         Reading(
