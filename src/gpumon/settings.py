@@ -105,9 +105,26 @@ class Gpu:
 class Ollama:
     """Watching Ollama."""
 
-    enabled: bool = option(True, "Watch Ollama.", reserved=True)
-    api_port: int = option(11434, "Port of Ollama on this machine.", minimum=1, maximum=65535, reserved=True)
-    api_url: str = option("", "Base URL of Ollama; empty is this machine at api_port.", form="url", reserved=True)
+    enabled: bool = option(True, "Watch Ollama.")
+    api_port: int = option(11434, "Port of Ollama on this machine.", minimum=1, maximum=65535)
+    api_url: str = option(
+        "", "Base URL of Ollama; empty is this machine at api_port, where it may be absent.", form="url"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llm:
+    """Watching model servers."""
+
+    servers: str = option(
+        "",
+        "Base URLs of model servers, separated by spaces, as in vllm=http://127.0.0.1:8000; without the kind the "
+        "server is asked what it is. Servers whose processes are recognised need not be named.",
+    )
+    poll_interval_secs: float = option(5.0, "Seconds between two looks at a model server.", minimum=1, maximum=300)
+    model_limit: int = option(
+        50, 'Most models told apart in metrics; those beyond are counted as "other".', minimum=1, maximum=1000
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +178,7 @@ class Settings:
     service: Service = field(default_factory=Service)
     gpu: Gpu = field(default_factory=Gpu)
     ollama: Ollama = field(default_factory=Ollama)
+    llm: Llm = field(default_factory=Llm)
     storage: Storage = field(default_factory=Storage)
     telemetry: Telemetry = field(default_factory=Telemetry)
     alerts: Alerts = field(default_factory=Alerts)

@@ -133,7 +133,7 @@ LLM_TRAFFIC = EntityKind(
         Reading(name="kv_cache_usage_ratio", help="Share of the memory for contexts that is in use."),
         Reading(
             name="prompt_tokens_total",
-            help="Tokens read, with those that were in a cache; a llama.cpp server counts without them.",
+            help="Tokens read, with those that were in a cache, but for the counters of a llama.cpp server, which lack them.",
             since=Since.SOURCE,
         ),
         Reading(
