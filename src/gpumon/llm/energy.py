@@ -8,7 +8,7 @@ and some servers count a reply's tokens at its end only: that, and the error of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gpumon.catalog import LLM_ENERGY, LLM_TRAFFIC, Entity
@@ -56,10 +56,9 @@ class _Model:
         self._samples: deque[_Sample] = deque()
         self._changed_at: float | None = None
 
-    @property
-    def recent_tokens(self) -> float:
-        """Give the tokens that were written within the window."""
-        return self._samples[-1].tokens - self._samples[0].tokens if self._samples else 0.0
+    def recent(self, tokens: float) -> float:
+        """Give how many of the tokens were written within the window."""
+        return max(0.0, tokens - self._samples[0].tokens) if self._samples else 0.0
 
     def observe(self, time: float, tokens: float) -> None:
         """Note a tick."""
@@ -112,16 +111,17 @@ class Energy:
             self._models[key].observe(now, tokens[key])
         return tuple(Entity(LLM_ENERGY, key, (model.joules, *model.per_token())) for key, model in self._models.items())
 
-    def _share(self, use: EnergyUse, tokens: Iterable[Key]) -> None:
+    def _share(self, use: EnergyUse, tokens: Mapping[Key, float]) -> None:
         """Give a server's energy since the last tick to its models: by their tokens of late, else in equal parts."""
         before = self._last.get((use.server, use.model), use.joules)
         self._last[use.server, use.model] = use.joules
         joules = use.joules - before if use.joules >= before else use.joules
         names = [use.model] if use.model is not None else [key[2] for key in tokens if key[0] == use.server] or [""]
-        models = [self._models.setdefault((use.server, use.kind, name), _Model()) for name in names]
-        recent = sum(model.recent_tokens for model in models)
-        for model in models:
-            share = model.recent_tokens / recent if recent else 1 / len(models)
-            model.joules += joules * share
+        keys = [(use.server, use.kind, name) for name in names]
+        models = {key: self._models.setdefault(key, _Model()) for key in keys}
+        recent = {key: model.recent(tokens.get(key, 0.0)) for key, model in models.items()}
+        written = sum(recent.values())
+        for key, model in models.items():
+            model.joules += joules * (recent[key] / written if written else 1 / len(models))
             # Tokens of different models do not cost the same; that they do is an assumption, not a measurement.
             model.error_ratio = use.error_ratio if len(models) == 1 else 1.0
