@@ -22,6 +22,10 @@ from gpumon.gpu.source import GAP_TICKS, GpuSource
 from gpumon.gpu.xid import XidLog
 from gpumon.host import HostSource
 from gpumon.hub import Hub
+from gpumon.llm.discovery import named
+from gpumon.llm.names import ModelNames
+from gpumon.llm.sessions import Sessions
+from gpumon.llm.source import LlmSource
 from gpumon.log import Logger
 from gpumon.memory import use_one_arena
 from gpumon.sampler import Sampler
@@ -102,6 +106,14 @@ class Service:
         self._recorder: Recorder | Off = OFF
         self._otlp: Otlp | None = None
         self._otlp_end: asyncio.Task[bool] | None = None
+        # Nobody takes rows of requests yet, so that none wait.
+        self.sessions = Sessions(ModelNames(settings.llm.model_limit), waiting_limit=0)
+        self._llm = LlmSource(
+            named(settings.ollama, settings.llm),
+            self.sessions,
+            self._logger,
+            interval=settings.llm.poll_interval_secs,
+        )
         self._warn()
 
     def _warn(self) -> None:
@@ -128,8 +140,10 @@ class Service:
             self._read_kernel_log(xids, stack)
             await self._serve_metrics(stack)
             self._handle_signals()
+            self._llm.start()
+            stack.push_async_callback(self._llm.stop)
             sampler = Sampler(
-                (self._gpu, HostSource()),
+                (self._gpu, self._llm, HostSource()),
                 self._hub,
                 self._logger,
                 interval=self._settings.service.poll_interval_secs,

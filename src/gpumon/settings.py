@@ -20,6 +20,7 @@ FORMS = {
     "text": "a text",
     "path": "a path",
     "url": "a URL that begins with http:// or https://",
+    "servers": "URLs that begin with http:// or https://, separated by spaces, each with KIND= before it or without",
     "address": 'an IP address or "localhost"',
 }
 
@@ -120,6 +121,7 @@ class Llm:
         "",
         "Base URLs of model servers, separated by spaces, as in vllm=http://127.0.0.1:8000; without the kind the "
         "server is asked what it is. Servers whose processes are recognised need not be named.",
+        form="servers",
     )
     poll_interval_secs: float = option(5.0, "Seconds between two looks at a model server.", minimum=1, maximum=300)
     model_limit: int = option(
@@ -234,6 +236,13 @@ def options() -> Iterator[Option]:
         values = getattr(Settings(), section.name)
         for key in fields(values):
             yield Option(section=section.name, key=key.name, default=getattr(values, key.name), **key.metadata)
+
+
+def named_servers(text: str) -> Iterator[tuple[str, str]]:
+    """Give kind and URL of each server that a text names; the kind is "" where none stands before the URL."""
+    for word in text.replace(",", " ").split():
+        kind, equals, url = word.partition("=")
+        yield (kind, url) if equals and "/" not in kind else ("", word)
 
 
 def reserved_in_use(settings: Settings) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumon.settings import Option, Value
+from gpumon.settings import Option, Value, named_servers
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -46,6 +46,8 @@ def _is_allowed(option: Option, text: str) -> bool:
         return not option.default
     if option.form == "url":
         return _is_url(text)
+    if option.form == "servers":
+        return all(_is_url(url) for _, url in named_servers(text)) and text.isprintable()
     if option.form == "address":
         return _is_address(text)
     return text.isprintable()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from gpumon.llm.kinds import BY_NAME, LLAMA_CPP, OLLAMA
-from gpumon.settings import Llm, SettingsError
+from gpumon.settings import Llm, SettingsError, named_servers
 from gpumon.settings import Ollama as OllamaSettings
 
 # Weights that Ollama manages are files named by their digest; a llama-server that loads one is Ollama's child.
@@ -65,27 +65,17 @@ def address(url: str) -> str:
 
 
 def named(ollama: OllamaSettings, llm: Llm) -> tuple[Target, ...]:
-    """Give the servers that the settings name. SettingsError says what of `llm.servers` is wrong."""
+    """Give the servers that the settings name. SettingsError: a kind in `llm.servers` is none."""
     targets = []
     if ollama.enabled:
         url = ollama.api_url.rstrip("/") or f"http://127.0.0.1:{ollama.api_port}"
         targets.append(
             Target(urls=(url,), kind=OLLAMA.name, found_by="settings", expected=bool(ollama.api_url)),
         )
-    for word in llm.servers.replace(",", " ").split():
-        kind, equals, url = word.partition("=")
-        kind, url = (kind, url) if equals and "://" not in kind else ("", word)
+    for kind, url in named_servers(llm.servers):
         if kind and kind not in BY_NAME:
-            allowed = ", ".join(BY_NAME)
-            raise SettingsError(f'llm.servers is "{llm.servers}": "{kind}" is no kind of server; allowed is {allowed}.')
-        try:
-            good = url.startswith(("http://", "https://")) and bool(urlsplit(url).hostname) and urlsplit(url).port != 0
-        except ValueError:
-            good = False
-        if not good:
             raise SettingsError(
-                f'llm.servers is "{llm.servers}": "{word}" is no server; allowed is a URL that begins with http:// or '
-                "https://, with KIND= before it or not, and several separated by spaces or commas."
+                f'llm.servers is "{llm.servers}", but "{kind}" is no kind of server; allowed is {", ".join(BY_NAME)}.'
             )
         targets.append(Target(urls=(url.rstrip("/"),), kind=kind or None, found_by="settings"))
     return unique(targets)
