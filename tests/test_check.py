@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,11 +17,12 @@ from typing import Any
 import pytest
 
 from gpumon.apart import apart
-from gpumon.check import CHECKS, Check, driver, examine, line, machine
+from gpumon.check import CHECKS, Check, driver, examine, line, machine, models
 from gpumon.check.finding import Finding, Status
 from gpumon.gpu.nvml import Nvml, load_error
 from gpumon.settings import Settings, options
 from tests import stub
+from tests.llm.servers import Imitation, ollama, resident, serving, vllm
 
 DEFAULT = Settings()
 
@@ -266,7 +269,7 @@ def test_what_is_switched_off_is_not_looked_at() -> None:
         (machine.nvidia_smi, "gpu.fallback_to_nvidia_smi"),
         (machine.kernel_log, "gpu.read_kernel_log"),
         (machine.metrics_port, "telemetry.enable_prometheus"),
-        (machine.model_servers, "ollama.enabled"),
+        (models.model_servers, "ollama.enabled"),
     ):
         finding = look(off)
         assert finding.status is Status.INFO
@@ -415,13 +418,36 @@ def test_a_port_in_use_by_gpumon_itself_is_ok(running_gpumon: int) -> None:
     assert "is in use by gpumon (pid " in finding.found
 
 
-def test_model_servers() -> None:
-    """Ollama is tried at the port or the URL that is set, and nowhere else; its absence is no failure."""
+def test_ollama_is_looked_for_where_the_settings_say() -> None:
+    """Its absence at the default address is no failure; at an address that was set it is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
-        for options in ({"api_port": number}, {"api_url": f"http://127.0.0.1:{number}/ollama"}):
-            finding = machine.model_servers(with_options("ollama", **options))
-            assert finding == Finding(Status.OK, f"Ollama answers at 127.0.0.1:{number}")
-    finding = machine.model_servers(with_options("ollama", api_port=number))
+    finding = models.model_servers(with_options("ollama", api_port=number))
     assert finding.status is Status.INFO
-    assert "Connection refused" in finding.found
+    assert f"Ollama at 127.0.0.1:{number} cannot be reached (Connection refused)" in finding.found
+    assert "right without Ollama" in finding.advice
+    finding = models.model_servers(with_options("ollama", api_url=f"http://127.0.0.1:{number}"))
+    assert finding.status is Status.WARN
+
+
+def test_each_model_server_is_told_with_its_way_and_what_would_show_more() -> None:
+    """By the same questions that the service asks, on a thread of their own because the check has a loop of its own."""
+
+    async def work() -> Finding:
+        mute = Imitation(**{"/metrics": 501, "/slots": 501, "/props": {"default_generation_settings": {}}})
+        async with serving(ollama(resident())) as one, serving(vllm()) as two, serving(mute) as three:
+            settings = with_options("ollama", api_url=one.url)
+            settings = replace(settings, llm=replace(settings.llm, servers=f"vllm={two.url} {three.url}"))
+            return await asyncio.to_thread(models.model_servers, settings)
+
+    finding = asyncio.run(work())
+    assert finding.status is Status.OK
+    lines = [re.sub(r":\d+:", ":N:", part) for part in finding.found.split("; ")]
+    assert lines == [
+        "Ollama 0.33.2 at 127.0.0.1:N: read by /api/ps",
+        "vLLM 0.11.0 at 127.0.0.1:N: read by /metrics",
+        "llama.cpp server at 127.0.0.1:N: answers, but gives no readings, /metrics switched off (501), /slots switched off (501)",
+    ]
+    assert "to see tokens of Ollama: set LLAMA_ARG_ENDPOINT_METRICS=1" in finding.advice
+    assert "to see tokens of llama.cpp server: start it with --metrics" in finding.advice
+    assert "vLLM" not in finding.advice

@@ -8,7 +8,6 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from gpumon.check.finding import Finding, Status
 from gpumon.settings import Settings
@@ -165,22 +164,6 @@ def web_config(settings: Settings) -> Finding:
     except ValueError as error:
         return Finding(Status.FAIL, str(error).removesuffix("."), "correct it, or unset telemetry.web_config_file")
     return Finding(Status.OK, f"{path} is valid")
-
-
-def model_servers(settings: Settings) -> Finding:
-    """Say whether Ollama answers where the settings say it is."""
-    if not settings.ollama.enabled:
-        return Finding(Status.INFO, "not watched: ollama.enabled is false")
-    host, number = "127.0.0.1", settings.ollama.api_port
-    if settings.ollama.api_url:
-        url = urlsplit(settings.ollama.api_url)
-        host, number = url.hostname or host, url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((host, number), CONNECT_SECS).close()
-    except OSError as error:
-        advice = "right without Ollama, else set ollama.api_port or ollama.api_url"
-        return Finding(Status.INFO, f"Ollama does not answer at {host}:{number} ({error.strerror or error})", advice)
-    return Finding(Status.OK, f"Ollama answers at {host}:{number}")
 
 
 def _first_line(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gpumon.apart import apart
-from gpumon.check import driver, machine
+from gpumon.check import driver, machine, models
 from gpumon.check.finding import Finding, Status
 from gpumon.load import default_file, read_apart, variables
 from gpumon.settings import Settings, SettingsError, reserved_in_use
@@ -39,7 +39,7 @@ CHECKS = (
     Check("data directory", machine.data_dir),
     Check("metrics port", machine.metrics_port),
     Check("web config", machine.web_config),
-    Check("model servers", machine.model_servers),
+    Check("model servers", models.model_servers),
 )
 WIDTH = max(len(row.name) for row in CHECKS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 
 import aiohttp
@@ -78,13 +79,20 @@ class Client:
         except TimeoutError:
             return Answer(0, trouble="does not answer in time")
         except aiohttp.ClientConnectorError as error:
-            return Answer(0, trouble=f"cannot be reached ({error.os_error.strerror or error.os_error})")
+            return Answer(0, trouble=f"cannot be reached ({_reason(error.os_error)})")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(0, trouble=f"does not speak HTTP ({type(error).__name__})")
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+
+
+def _reason(error: OSError) -> str:
+    """Give the system's words; asyncio puts its own in their place, with an address that is said already."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def dig(answer: Json, path: str) -> list[str]:
