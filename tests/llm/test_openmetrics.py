@@ -121,4 +121,4 @@ def test_what_left_the_page_is_forgotten() -> None:
     page = Page(("want",), seen)
     for i in range(50):
         list(page.read(f'want{{i="{i}"}} 1\n'.encode()))
-        assert len(page._known) == 1
+        assert len(page._known) <= 2

@@ -35,27 +35,28 @@ class Page(Generic[Meaning]):
 
     def read(self, page: bytes) -> Iterator[tuple[Meaning, float]]:
         """Give the wanted samples in the page's order; NaN and what is no sample is left out."""
-        before, self._known = self._known, {}
-        known = self._known
+        known, seen = self._known, 0
         for line in self._wanted(page):
             end = line.rfind(b" ")
             series = line[:end]
-            if series in before:
-                meaning = before[series]
+            if series in known:
+                meaning = known[series]
             elif (plain := _series(series)) is not None:
-                meaning = self._meaning(*plain)
+                meaning = known[series] = self._meaning(*plain)
             else:  # with a time stamp, an exemplar or other spaces: rare, so not remembered
                 yield from self._odd(line)
                 continue
-            known[series] = meaning
+            seen += 1
             if meaning is not None and (value := _number(line[end + 1 :])) is not None:
                 yield meaning, value
+        if seen < len(known):
+            self._known = {}  # some are gone; those that are there are learnt anew
 
-    def _wanted(self, page: bytes) -> Iterator[bytes]:
+    def _wanted(self, page: bytes) -> list[bytes]:
         """Give the lines with the wanted names; families that are not wanted are passed over as a whole."""
         names = self._names
         head, *families = (b"\n" + page.replace(b"\r\n", b"\n")).split(b"\n#")
-        yield from (line for line in head.split(b"\n") if line.startswith(names))
+        lines = [line for line in head.split(b"\n") if line.startswith(names)]
         for family in families:
             first = family.find(b"\n") + 1
             if not first:
@@ -63,9 +64,11 @@ class Page(Generic[Meaning]):
             comment = family[:first].split(None, 2)
             declared = comment[1] if len(comment) > 1 else b"#"
             last = family.rfind(b"\n", 0, -1) + 1
-            alike = family.startswith(declared, first) and family.startswith(declared, last)
-            if not alike or family.startswith(names, first):
-                yield from (line for line in family[first:].split(b"\n") if line.startswith(names))
+            if not (family.startswith(declared, first) and family.startswith(declared, last)):
+                lines += [line for line in family[first:].split(b"\n") if line.startswith(names)]
+            elif family.startswith(names, first):
+                lines += family[first:].rstrip(b"\n").split(b"\n")
+        return lines
 
     def _odd(self, line: bytes) -> Iterator[tuple[Meaning, float]]:
         match = _SERIES.match(line)
