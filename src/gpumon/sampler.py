@@ -17,7 +17,10 @@ DEADLINE_SHARE = 0.8
 
 
 class Sampler:
-    """Ticks on a fixed grid: a tick that took long does not shift the next, and those that come too late are left out."""
+    """Ticks on a fixed grid: a tick that took long does not shift the next, and those that come too late are left out.
+
+    `then` are sources that build on what others read at the same tick: they are asked after those, one after the other.
+    """
 
     def __init__(
         self,
@@ -27,11 +30,13 @@ class Sampler:
         *,
         interval: float,
         own: Callable[[int, int], Iterable[Entity]],
+        then: Sequence[Source] = (),
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         recorder: Recorder | Off = OFF,
     ) -> None:
         self._sources = sources
+        self._then = then
         self._hub = hub
         self._onsets = Onsets(logger)
         self._interval = interval
@@ -63,6 +68,7 @@ class Sampler:
     async def _tick(self) -> Snapshot:
         now, monotonic = self._clock(), self._monotonic()
         readings = await asyncio.gather(*(self._read(source, now) for source in self._sources))
+        readings += [await self._read(source, now) for source in self._then]
         self._ticks += 1
         entities = [entity for reading in readings for entity in reading]
         entities += self._own(self._ticks, self._late)

@@ -38,6 +38,8 @@ from gpumon.gpu.nvml import (
     trouble_of,
 )
 from gpumon.gpu.plan import NONE_LEFT, GpmPairs, Part, Plan, call_value, make_plan
+from gpumon.gpu.processes import DeviceProcesses
+from gpumon.gpuprocess import GpuUse
 
 T = TypeVar("T")
 
@@ -61,6 +63,7 @@ class DeviceSetup:
     ledger: Callable[[str], Ledger]  # by UUID
     last_xid_time: Callable[[str], float | None]  # by UUID, Unix seconds
     opened: Callable[[Device], None] = lambda _device: None  # called once it is open
+    processes: bool = False  # whether they are asked for
 
 
 class Device:
@@ -74,12 +77,14 @@ class Device:
         self.pci_bus_id = ""
         self.utilization_samples = SampleBuffer(constant("NVML_GPU_UTILIZATION_SAMPLES"))
         self.longest_gap = setup.longest_gap
+        self.use: GpuUse | None = None  # who used it at the last reading
         self._setup = setup
         self._ledger: Ledger | None = None
         self._gpu: Part | None = None
         self._parts: list[Part] = []
         self._plans: dict[Cadence, Plan] = {}
         self._pairs = GpmPairs()
+        self._processes: DeviceProcesses | None = None
         self._slow_due = 0.0
         self._layout: tuple[object, ...] = ()
         self._infos: tuple[Entity, ...] = ()
@@ -115,14 +120,16 @@ class Device:
 
         Raises DeviceGoneError.
         """
+        slow = now >= self._slow_due
         try:
             if self._gpu is None:
                 self._open()
-            if now >= self._slow_due:
+            if slow:
                 self._find_parts()
                 self._read_slow(now)
                 self._slow_due = now + self._setup.slow_interval
             self._run(Cadence.TICK, now)
+            self._read_processes(now, slow=slow)
         except RefusedError as error:
             # Only what the device cannot be without is not caught closer by.
             raise DeviceGoneError(error.code) from None
@@ -180,6 +187,8 @@ class Device:
                 *(Part(FAN, self.handle, (*self.labels, str(i)), {"fan": i}) for i in range(fans)),
                 *(Part(MIG, handle, labels, gpu_instance_id=gi) for labels, handle, gi in instances),
             ]
+            if self._setup.processes:
+                self._processes = DeviceProcesses(self._ask("nvmlSystemGetDriverVersion", ""))
             self._leave_repeated_gpm_out()
             self._replan()
         self._infos = (
@@ -322,6 +331,15 @@ class Device:
                     output.part.values[output.column] = output.convert(value)
                 else:
                     run.refuse(output.part, output.column, code)
+
+    def _read_processes(self, now: float, *, slow: bool) -> None:
+        if self._processes is None or self._gpu is None:
+            return
+        instances = [part for part in self._parts if part.kind is MIG]
+        handles = (part.handle for part in instances)
+        reading = self._processes.read(self.nvml, self.handle, handles, slow=slow)
+        gpu, *mig = (Entity(part.kind, part.labels, tuple(part.values)) for part in (self._gpu, *instances))
+        self.use = GpuUse(now, gpu, tuple(mig), *reading)
 
     # What was read.
 

@@ -10,6 +10,7 @@ from gpumon.catalog import GPU_DOWN, GPU_HEALTH, Entity
 from gpumon.gpu.crew import Crew
 from gpumon.gpu.device import Device, DeviceGoneError
 from gpumon.gpu.nvml import DRIVER_WIDE, error_name
+from gpumon.gpuprocess import GpuUse
 
 # Seconds until a device that went down is tried again; the last one repeats.
 RETRY_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
@@ -24,6 +25,7 @@ class DeviceReading:
     entities: tuple[Entity, ...]
     labels: tuple[str, str, str]
     seconds: float
+    use: GpuUse | None = None
 
 
 class Slot:
@@ -35,6 +37,7 @@ class Slot:
         self.down: str | None = None  # why, in NVML's word
         self.down_code: int | None = None
         self.device: Device | None = None
+        self.use: GpuUse | None = None  # who used it at this tick
         self._gone: Device | None = None  # thrown away, but not freed yet
         self._make_device = make_device
         self._crew = crew
@@ -65,12 +68,13 @@ class Slot:
             if gone is not None:
                 gone.free()
             entities = device.read(now)
-            return DeviceReading(entities, device.labels, time.perf_counter() - started)
+            return DeviceReading(entities, device.labels, time.perf_counter() - started, device.use)
 
         return read
 
     def take(self, result: DeviceReading | Exception | None, now: float) -> tuple[Entity, ...]:
         """Take what came of this tick's job (None: nothing in time) and give the entities to publish."""
+        self.use = None
         if result is None:
             if self._asked or self.busy:
                 self.down, self.down_code = HUNG, None
@@ -82,6 +86,7 @@ class Slot:
         self.down = self.down_code = None
         self._attempts = 0
         self._seconds = result.seconds
+        self.use = result.use
         return result.entities
 
     def _fail(self, error: Exception, now: float) -> None:

@@ -17,6 +17,7 @@ from gpumon.gpu.driver import Driver, DriverError, DriverFacts, DriverLostError
 from gpumon.gpu.nvml import VERSION_MISMATCH, Nvml
 from gpumon.gpu.slot import DeviceReading, Slot, health
 from gpumon.gpu.xid import XidLog
+from gpumon.gpuprocess import GpuUse
 from gpumon.log import Logger, Onsets
 from gpumon.settings import Gpu as GpuSettings
 from gpumon.source import SourceReading
@@ -58,6 +59,7 @@ class GpuSource:
         interval: float,
         xids: XidLog,
         smi: NvidiaSmi | None = None,
+        processes: bool = False,
         devices_path: Path = Path("/proc/driver/nvidia/gpus"),
         monotonic: Callable[[], float] = time.monotonic,
         recorder: Recorder | Off = OFF,
@@ -93,6 +95,7 @@ class GpuSource:
             ledger=self._ledger,
             last_xid_time=xids.last_time,
             opened=lambda device: self._driver.watch(device) if self._driver else None,
+            processes=processes,
         )
 
     # The tick.
@@ -274,6 +277,13 @@ class GpuSource:
         return SourceReading((*reading.entities, *self._xid_entities()), reading.success)
 
     # What is said of it.
+
+    @property
+    def uses(self) -> tuple[GpuUse, ...]:
+        """Give who uses each GPU that answered at the last tick; empty unless asked for at construction."""
+        if self._state is not _State.OPEN:
+            return ()
+        return tuple(slot.use for slot in self._slots if slot.use is not None)
 
     def hung_seconds(self) -> float:
         """Give how long the longest driver call under way has not returned, in seconds; 0 when none hangs."""
