@@ -310,21 +310,19 @@ class DeviceProcesses:
 
 def _join(contexts: dict[Entry, str], work: dict[int, list[tuple[int, ...]]]) -> Iterator[GpuProcess]:
     """Give each process once per instance, and those that did something but hold nothing any more."""
+    make = GpuProcess._make
     for entry, letters in contexts.items():
-        yield GpuProcess(entry.pid, letters, *entry[1:], *_means(work.get(entry.pid)))
+        yield make((entry.pid, letters, *entry[1:], *_means(work.get(entry.pid))))
     listed = {entry.pid for entry in contexts}
     for pid, samples in work.items():
         if pid not in listed:
-            yield GpuProcess(pid, "", None, None, None, *_means(samples))
+            yield make((pid, "", None, None, None, *_means(samples)))
 
 
 def _means(samples: list[tuple[int, ...]] | None) -> tuple[float | None, ...]:
-    """Give the sum of the first percents, then the mean of each."""
+    """Give the sum of the first percents, then the mean of each; None for what the driver does not sample."""
     if not samples:
-        return (0.0,)
-    if len(samples) == 1:
-        return (float(samples[0][0]), *map(float, samples[0]))
-    return (
-        float(sum(sample[0] for sample in samples)),
-        *(sum(column) / len(samples) for column in zip(*samples, strict=True)),
-    )
+        return (0.0, None, None, None, None, None, None)
+    total = float(sum(sample[0] for sample in samples))
+    means = [sum(column) / len(samples) for column in zip(*samples, strict=True)]
+    return (total, *means, *[None] * (6 - len(means)))
