@@ -23,7 +23,6 @@ _INTERPRETERS: dict[str, tuple[str, ...]] = {
 }
 _PYTHON = re.compile(next(iter(_INTERPRETERS)))
 _COMPILED = [(re.compile(pattern), options) for pattern, options in _INTERPRETERS.items()]
-_EXTENSIONS = re.compile(r"\.(py|pyc|sh|jl|jar|js|mjs|r|pl)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,10 @@ class Command:
 
     @property
     def names(self) -> Iterator[str]:
-        """Give everything that names what runs: program, script with and without extension, module."""
+        """Give everything that names what runs: program, script, module."""
         yield self.program
         if self.script:
             yield self.script
-            yield _EXTENSIONS.sub("", self.script)
         if self.module:
             yield self.module
 
@@ -96,13 +94,17 @@ def _interpreted(program: str, words: Sequence[str], options: Sequence[str]) -> 
 
 
 def _words(arguments: Sequence[str]) -> Iterator[str]:
-    """Give each option's name and each value, paths without their folders."""
+    """Give each option's name and each value; of a path its last part, with a slash before it to tell it from a word."""
     for argument in arguments[:MOST_WORDS]:
         word = argument.lower()
         if word.startswith("-"):
             option, equals, value = word.partition("=")
             yield option.replace("_", "-")
             if equals:
-                yield file_name(value)
+                yield _value(value)
         else:
-            yield file_name(word)
+            yield _value(word)
+
+
+def _value(word: str) -> str:
+    return f"/{file_name(word)}" if "/" in word or "\\" in word else word
