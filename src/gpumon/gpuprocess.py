@@ -51,7 +51,7 @@ class GpuUse:
 
     time: float  # monotonic seconds
     gpu: Entity
-    mig: tuple[Entity, ...]
+    mig: tuple[tuple[Entity, Entity], ...]  # the readings of each MIG device, and what it is
     processes: tuple[GpuProcess, ...] | None
     reason: str = ""
     work_reason: str = ""

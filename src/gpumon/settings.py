@@ -103,6 +103,50 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """Who uses the GPUs."""
+
+    enabled: bool = option(True, "Find, classify and account the processes on the GPUs.")
+    proc_root: str = option(
+        "/proc",
+        "The host's /proc, where it is mounted elsewhere, as in a container without the host's pids.",
+        form="path",
+    )
+    command_lines: bool = option(
+        False, "Keep command lines of processes, cut and without secrets, for the API and the history; never as labels."
+    )
+    per_process_metrics: bool = option(False, "Give each process series of its own.")
+    per_process_limit: int = option(
+        20, "Most processes per GPU with series of their own: those with the most memory.", minimum=1, maximum=1000
+    )
+    job_mapping_dir: str = option(
+        "",
+        "Folder with a file per GPU, named by its index, that holds the ids of the batch jobs on it, a line each.",
+        form="path",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kubernetes:
+    """Naming pods."""
+
+    pod_resources_socket: str = option(
+        "/var/lib/kubelet/pod-resources/kubelet.sock",
+        "Socket of the kubelet's PodResources API; pods are named where it is there.",
+        form="path",
+    )
+    interval_secs: float = option(15.0, "Seconds between two questions to the kubelet.", minimum=1, maximum=3600)
+    resource_names: str = option(
+        "", "Further names of GPU resources, with commas between them, besides those that begin with nvidia.com/."
+    )
+    pod_labels: str = option(
+        "",
+        "Labels of pods to give, with commas between them; asked of the API server, for this node only. Empty asks nothing.",
+    )
+    node_name: str = option("", "Name of this node, as in spec.nodeName; needed for pod_labels.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ollama:
     """Watching Ollama."""
 
@@ -179,6 +223,8 @@ class Settings:
 
     service: Service = field(default_factory=Service)
     gpu: Gpu = field(default_factory=Gpu)
+    processes: Processes = field(default_factory=Processes)
+    kubernetes: Kubernetes = field(default_factory=Kubernetes)
     ollama: Ollama = field(default_factory=Ollama)
     llm: Llm = field(default_factory=Llm)
     storage: Storage = field(default_factory=Storage)

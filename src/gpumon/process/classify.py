@@ -129,7 +129,7 @@ def evidence_of_example(example: Example, split: Callable[[str], list[str]]) -> 
     """Give what rules look at, of a process as it is written down for documents and tests."""
     origin: Origin | None = None
     for line in reversed((example.line, *example.parents)):
-        origin = Origin(0, 0, "", parse(split(line)), (), origin)
+        origin = Origin(0, 0, "", parse(split(line)), "", (), origin)
     assert origin is not None
 
     def given(found: Iterable[object] | None) -> Callable[[], str | None]:

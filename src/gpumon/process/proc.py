@@ -14,6 +14,9 @@ from weakref import WeakValueDictionary
 
 from gpumon.process.command import Command, parse
 
+# The kernel's fixed inode number of the first pid namespace (PROC_PID_INIT_INO in its include/linux/proc_ns.h).
+HOST_PID_NAMESPACE = "pid:[4026531836]"
+
 # A longer command line is cut: the kernel allows megabytes, and what decides stands at the beginning.
 COMMAND_LINE_BYTES = 16384
 # Maps of a process with CUDA and a framework are about 300 kB.
@@ -43,6 +46,7 @@ class Origin:
     ticks: int
     name: str
     command: Command
+    path: str  # first word of the command line: of the program, as it was called
     argv: tuple[str, ...]  # empty unless command lines are kept
     parent: Origin | None
 
@@ -83,11 +87,14 @@ class Proc:
         self._booted = self._boot_time()
 
     def sees_host(self) -> bool:
-        """Say whether the pids here are the host's, which are those the driver gives.
-
-        Only the first pid namespace has the parent of all kernel threads, at pid 2.
-        """
-        return self._read(2, "comm", 64) == b"kthreadd\n"
+        """Say whether the pids here are the host's, which are those the driver gives."""
+        # Only the first pid namespace has the parent of all kernel threads, at pid 2; hidepid= may hide it.
+        if self._read(2, "comm", 64) == b"kthreadd\n":
+            return True
+        try:
+            return self.root == "/proc" and os.readlink("/proc/self/ns/pid") == HOST_PID_NAMESPACE  # noqa: PTH115 - a str
+        except OSError:
+            return False
 
     def stat(self, pid: int) -> Stat | None:
         """Give what changes of a process; None when there is none."""
@@ -163,7 +170,8 @@ class Proc:
                 parent = self._origin(stat.parent, parent_stat, depth + 1)
         line = self._read(pid, "cmdline", COMMAND_LINE_BYTES) or b""
         argv = tuple(word.decode(errors="replace") for word in line.rstrip(b"\0").split(b"\0") if line)
-        origin = Origin(pid, stat.ticks, stat.name, parse(argv, stat.name), argv if self._keep else (), parent)
+        command, path = parse(argv, stat.name), argv[0] if argv else ""
+        origin = Origin(pid, stat.ticks, stat.name, command, path, argv if self._keep else (), parent)
         self._origins[pid] = origin
         return origin
 
@@ -179,6 +187,15 @@ class Proc:
             except KeyError:
                 self._users[uid] = str(uid)
         return self._users[uid]
+
+    def home(self, uid: int | None) -> str | None:
+        """Give a user's home folder; None for one this machine (or container) does not know."""
+        import pwd
+
+        try:
+            return None if uid is None else pwd.getpwuid(uid).pw_dir
+        except KeyError:
+            return None
 
     def _boot_time(self) -> float:
         for line in (self._read(None, "stat", 1 << 20) or b"").splitlines():

@@ -1,0 +1,105 @@
+"""One process on GPUs for as long as it is there: what it is, what it does, what it did on each GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from gpumon.gpuprocess import GpuProcess
+from gpumon.process.behaviour import Watch
+from gpumon.process.classify import Classification
+from gpumon.process.container import NOWHERE, Container
+from gpumon.process.proc import Facts, Stat
+from gpumon.process.workload import Workload
+
+
+@dataclass(slots=True)
+class OnGpu:
+    """What a process did on one GPU so far."""
+
+    gpu_id: int
+    since: float  # Unix seconds
+    peak_memory_bytes: int | None = None
+    busy_seconds: float = 0.0
+    energy_joules: float = 0.0
+    told: bool = False  # whether its start is in the events
+
+
+@dataclass(slots=True)
+class Tracked:
+    """A process, by pid and start. `facts` and `stat` are None for one that /proc does not show."""
+
+    pid: int
+    stat: Stat | None
+    facts: Facts | None
+    name: str
+    container: Container = NOWHERE
+    denied: tuple[str, ...] = ()
+    command_line: str = ""  # redacted; empty unless switched on
+    classification: Classification = field(default_factory=Classification)
+    contexts: str = ""  # on all GPUs, as in GpuProcess
+    where: tuple[str, str, str] = ("", "", "")  # namespace, pod, container
+    job: str = ""  # of a GPU's mapping file, where its cgroup names none
+    gpus: dict[str, OnGpu] = field(default_factory=dict)  # by UUID
+    watch: Watch = field(default_factory=Watch)
+    review_at: float = 0.0  # monotonic seconds; 0 before the first review
+    review_gap: float = 0.0
+
+    @property
+    def key(self) -> Hashable:
+        """Give what tells it from every other process."""
+        return self.pid, None if self.stat is None else self.stat.ticks
+
+    @property
+    def workload(self) -> Workload:
+        """Give the workload it is part of."""
+        return Workload(self.classification.category, *self.where, self.container.job or self.job)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """One process on GPUs as it is now, for whoever lists them; `command_line` is "" unless switched on."""
+
+    pid: int
+    name: str
+    user: str
+    started: float | None  # Unix seconds
+    category: str
+    confidence: float
+    rule: str
+    untried: tuple[str, ...]
+    contexts: str
+    cpu_seconds: float | None
+    resident_bytes: int | None
+    container: Container
+    namespace: str
+    pod: str
+    container_name: str
+    job: str
+    command_line: str
+    gpus: tuple[tuple[str, GpuProcess], ...]  # by UUID
+
+
+def record(one: Tracked, gpus: tuple[tuple[str, GpuProcess], ...]) -> ProcessRecord:
+    """Give a process as it is now."""
+    namespace, pod, container_name = one.where
+    return ProcessRecord(
+        pid=one.pid,
+        name=one.name,
+        user="" if one.facts is None else one.facts.user,
+        started=None if one.facts is None else one.facts.started,
+        category=one.classification.category,
+        confidence=one.classification.confidence,
+        rule=one.classification.rule,
+        untried=one.classification.untried,
+        contexts=one.contexts,
+        cpu_seconds=None if one.stat is None else one.stat.cpu_seconds,
+        resident_bytes=None if one.stat is None else one.stat.resident_bytes,
+        container=one.container,
+        namespace=namespace,
+        pod=pod,
+        container_name=container_name,
+        job=one.workload.job,
+        command_line=one.command_line,
+        gpus=gpus,
+    )
