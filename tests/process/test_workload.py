@@ -92,7 +92,7 @@ def test_shares_sum_to_the_devices_counters_over_an_hour(tmp_path: Path, seed: i
     assert len(sums.device) == 4
     for key, grown in sums.device.items():
         assert sums.shares[key] == pytest.approx(grown, rel=0.01), key
-        assert grown > 100
+        assert grown > 10
 
 
 def test_energy_above_idle_goes_by_sm_share(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _HEX64 = r"[0-9a-f]{64}"
 _UUID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}"
@@ -54,6 +55,7 @@ class Container:
 NOWHERE = Container()
 
 
+@lru_cache(maxsize=1024)  # all processes of a container have the same text
 def find(cgroup: str) -> Container:
     """Give the container of a process by the text of its cgroup file."""
     found = NOWHERE

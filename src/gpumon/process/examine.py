@@ -52,18 +52,17 @@ class Examiner:
 
     def review(self, one: Tracked, time: float) -> bool:
         """Classify a process if that is due at `time` (monotonic seconds); say whether its category is another now."""
-        if time < one.review_at:
+        if time < one.review_at or (one.waits and self._left <= 0):
             return False
         first, before = one.review_at == 0.0, one.classification.category
-        waits = False
+        one.waits = False
 
         def reader(read: Callable[[int], str | None], fact: str) -> Callable[[], str | None]:
             def carry_out() -> str | None:
-                nonlocal waits
                 if one.facts is None:
                     return None
                 if self._left <= 0:
-                    waits = True
+                    one.waits = True
                     return None
                 self._left -= 1
                 answer = read(one.pid)
@@ -77,7 +76,7 @@ class Examiner:
         one.classification = self._classifier.classify(evidence)
         if one.classification.confidence >= SURE:
             one.review_at = float("inf")
-        elif waits:
+        elif one.waits:
             one.review_at = time
         else:
             one.review_gap = min(2 * one.review_gap or REVIEW_SECONDS, LONGEST_REVIEW_SECONDS)

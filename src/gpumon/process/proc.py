@@ -102,7 +102,7 @@ class Proc:
         if not text:
             return None
         head, _, rest = text.rpartition(b")")
-        fields = rest.split()
+        fields = rest.split(None, 22)
         # Numbers of proc(5) less 3, since the name was cut off: 4 ppid, 14 utime, 15 stime, 22 starttime, 24 rss.
         return Stat(
             head.partition(b"(")[2].decode(errors="replace"),

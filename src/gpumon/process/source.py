@@ -78,6 +78,8 @@ class ProcessSource:
         for places in self._places:
             places.put(tracked, uses)
             entities += places.entities(uses)
+        for one in tracked:
+            one.settle()
         for use, here in self._listed:
             entities += self._divide(use, here)
         entities += series.categories(self._listed)
@@ -181,14 +183,16 @@ class ProcessSource:
         for use in uses:
             if use.processes is not None:
                 present[use.gpu.labels[2]] = {process.pid for process in use.processes if process.contexts}
+        listed: set[int] = set().union(*present.values())
         for one in list(self._tracked.values()):
             left = [uuid for uuid in one.gpus if uuid in present and one.pid not in present[uuid]]
-            if len(left) < len(one.gpus) and not any(one.pid in pids for pids in present.values()):
+            if len(left) < len(one.gpus) and one.pid not in listed:
                 # The rest of its GPUs are down, and cannot tell: the kernel does.
                 stat = self._proc.stat(one.pid) if one.facts is not None else None
                 if one.facts is not None and (stat is None or one.stat is None or stat.ticks != one.stat.ticks):
                     left = list(one.gpus)
-            self._end(one, left, now)
+            if left:
+                self._end(one, left, now)
         for use in uses:
             for accounted in use.ended:
                 self._events.accounted(accounted, use, now, self._tracked.get(accounted.pid))

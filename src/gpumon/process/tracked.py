@@ -10,7 +10,7 @@ from gpumon.process.behaviour import Watch
 from gpumon.process.classify import Classification
 from gpumon.process.container import NOWHERE, Container
 from gpumon.process.proc import Facts, Stat
-from gpumon.process.workload import Workload
+from gpumon.process.workload import UNATTRIBUTED, Workload
 
 
 @dataclass(slots=True)
@@ -39,21 +39,21 @@ class Tracked:
     classification: Classification = field(default_factory=Classification)
     contexts: str = ""  # on all GPUs, as in GpuProcess
     where: tuple[str, str, str] = ("", "", "")  # namespace, pod, container
+    workload: Workload = UNATTRIBUTED
     job: str = ""  # of a GPU's mapping file, where its cgroup names none
     gpus: dict[str, OnGpu] = field(default_factory=dict)  # by UUID
     watch: Watch = field(default_factory=Watch)
     review_at: float = 0.0  # monotonic seconds; 0 before the first review
     review_gap: float = 0.0
+    waits: bool = False  # for a tick that has room for expensive readings
+    key: Hashable = None  # what tells it from every other process
 
-    @property
-    def key(self) -> Hashable:
-        """Give what tells it from every other process."""
-        return self.pid, None if self.stat is None else self.stat.ticks
+    def __post_init__(self) -> None:
+        self.key = self.pid, None if self.stat is None else self.stat.ticks
 
-    @property
-    def workload(self) -> Workload:
-        """Give the workload it is part of."""
-        return Workload(self.classification.category, *self.where, self.container.job or self.job)
+    def settle(self) -> None:
+        """Work out the workload it is part of, once where it runs is known."""
+        self.workload = Workload(self.classification.category, *self.where, self.container.job or self.job)
 
 
 @dataclass(frozen=True, slots=True)
