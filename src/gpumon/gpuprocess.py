@@ -51,6 +51,7 @@ class GpuUse:
 
     time: float  # monotonic seconds
     gpu: Entity
+    info: Entity  # what the GPU is
     mig: tuple[tuple[Entity, Entity], ...]  # the readings of each MIG device, and what it is
     processes: tuple[GpuProcess, ...] | None
     reason: str = ""

@@ -22,6 +22,7 @@ FORMS = {
     "url": "a URL that begins with http:// or https://",
     "servers": "URLs that begin with http:// or https://, separated by spaces, each with KIND= before it or without",
     "address": 'an IP address or "localhost"',
+    "tables": "a list of tables, or the same as JSON text",
 }
 
 
@@ -118,6 +119,11 @@ class Processes:
     per_process_metrics: bool = option(False, "Give each process series of its own.")
     per_process_limit: int = option(
         20, "Most processes per GPU with series of their own: those with the most memory.", minimum=1, maximum=1000
+    )
+    rules: str = option(
+        "",
+        "Rules of your own, tried before the built-in ones: tables with name, category and patterns, see docs/processes.md.",
+        form="tables",
     )
     job_mapping_dir: str = option(
         "",

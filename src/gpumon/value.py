@@ -27,6 +27,10 @@ def accept(option: Option, value: object) -> Value | None:
     """Give `value` as the option's type; None where it is not allowed."""
     if isinstance(option.default, bool) or isinstance(value, bool):
         return value if isinstance(option.default, bool) and isinstance(value, bool) else None
+    if option.form == "tables" and isinstance(value, list):
+        import json
+
+        return json.dumps(value, default=str)
     if isinstance(option.default, str):
         return value if isinstance(value, str) and _is_allowed(option, value) else None
     whole = isinstance(option.default, int)

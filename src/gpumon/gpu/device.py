@@ -339,7 +339,8 @@ class Device:
         handles = (part.handle for part in instances)
         reading = self._processes.read(self.nvml, self.handle, handles, slow=slow)
         gpu, *mig = (Entity(part.kind, part.labels, tuple(part.values)) for part in (self._gpu, *instances))
-        self.use = GpuUse(now, gpu, tuple(zip(mig, self._infos[1:], strict=True)), *reading)
+        info, *mig_infos = self._infos
+        self.use = GpuUse(now, gpu, info, tuple(zip(mig, mig_infos, strict=True)), *reading)
 
     # What was read.
 

@@ -80,7 +80,8 @@ def _compile(rule: Rule) -> tuple[Rule, _Search | None, list[tuple[str, _Search]
 
 def _search(pattern: str) -> _Search:
     """Give a function that looks for a word that matches wholly."""
-    return re.compile(rf"^(?:{pattern})$", re.MULTILINE).search
+    ignore_case = re.IGNORECASE if pattern != pattern.lower() else 0  # words are in lower case; users may not know
+    return re.compile(rf"^(?:{pattern})$", re.MULTILINE | ignore_case).search
 
 
 def evidence_of(
