@@ -42,6 +42,11 @@ gpu_sm_active_ratio  gpu_sm_occupancy_ratio  gpu_tensor_active_ratio  gpu_dram_a
 gpu_fp64_active_ratio  gpu_fp32_active_ratio  gpu_fp16_active_ratio  gpu_integer_active_ratio
 mig_memory_used_bytes  mig_memory_total_bytes  mig_info{profile}
 mig_sm_active_ratio  mig_sm_occupancy_ratio  mig_tensor_active_ratio  mig_dram_active_ratio
+process_count{category}  process_gpu_memory_bytes{category}  process_attribution{mode}
+workload_memory_used_bytes{gpu_id,gpu_uuid,category,namespace,pod,container}
+workload_processes{gpu_id,gpu_uuid,category,namespace,pod,container}
+workload_busy_seconds_total{gpu_id,gpu_uuid,category,namespace,pod,container}
+workload_energy_joules_total{gpu_id,gpu_uuid,category,namespace,pod,container}
 mig_fp64_active_ratio  mig_fp32_active_ratio  mig_fp16_active_ratio  mig_integer_active_ratio
 llm_tokens_per_second{model,server,source}  llm_time_to_first_token_ms{model,server,source}
 llm_session_count{model,server,source}  llm_prompt_tokens_total{model}  llm_generated_tokens_total{model}
@@ -55,7 +60,7 @@ llm_joules_per_token{model}  llm_energy_joules_total{model}
 PLAIN = {
     *("active", "failure", "health", "hung", "info", "pending", "state", "success", "supported", "up"),
     *("banks", "count", "cpus", "errors", "failures", "fds", "lost", "pages", "replays", "rows", "threads", "ticks"),
-    *("action", "dropped", "generation", "load1", "width"),
+    *("action", "attribution", "denied", "dropped", "limit", "out", "processes", "generation", "load1", "width"),
     *("loaded", "loads", "renamed", "requests", "running", "tokens", "unloads", "waiting"),
 }
 

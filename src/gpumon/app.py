@@ -34,6 +34,8 @@ from gpumon.trace import OFF, Off, Recorder
 
 if TYPE_CHECKING:
     from gpumon.export.otlp import Otlp
+    from gpumon.process.rules import Rule
+    from gpumon.process.source import ProcessSource
     from gpumon.web.webconfig import WebConfig
 
 # The node that `--simulate auto` shows where there is no GPU.
@@ -79,6 +81,15 @@ def _library(settings: Settings, simulate: str | None) -> tuple[Nvml | None, str
     return (Nvml(), "nvml") if settings.gpu.enable_nvml else (None, "none")
 
 
+def user_rules(settings: Settings) -> tuple[Rule, ...]:
+    """Give the rules of the settings. Raises SettingsError."""
+    if not settings.processes.rules:
+        return ()
+    from gpumon.process.userrules import parse_rules
+
+    return parse_rules(settings.processes.rules)
+
+
 def _has_gpus() -> bool:
     nvml = Nvml()
     try:
@@ -106,6 +117,7 @@ class Service:
         self._recorder: Recorder | Off = OFF
         self._otlp: Otlp | None = None
         self._otlp_end: asyncio.Task[bool] | None = None
+        self._rules = user_rules(settings)
         # Nobody takes rows of requests yet, so that none wait.
         self.sessions = Sessions(ModelNames(settings.llm.model_limit), waiting_limit=0)
         self._llm = LlmSource(
@@ -136,6 +148,7 @@ class Service:
             stack.push_async_callback(self._end_otlp)
             xids = XidLog()
             self._gpu = self._gpu_source(xids)
+            self._processes = self._process_source(stack)
             stack.push_async_callback(self._gpu.stop, STOP_SECONDS)
             self._read_kernel_log(xids, stack)
             await self._serve_metrics(stack)
@@ -148,6 +161,7 @@ class Service:
                 self._logger,
                 interval=self._settings.service.poll_interval_secs,
                 own=self._own,
+                then=() if self._processes is None else (self._processes,),
                 recorder=self._recorder,
             )
             stack.callback(self._begin_to_end_otlp)
@@ -178,8 +192,51 @@ class Service:
             longest_gap = max(LONGEST_GAP_SECONDS, GAP_TICKS * interval)
             smi = NvidiaSmi(settings.nvidia_smi_path, longest_gap_seconds=longest_gap, xids=xids)
         return GpuSource(
-            settings, self._nvml, self._logger, interval=interval, xids=xids, smi=smi, recorder=self._recorder
+            settings,
+            self._nvml,
+            self._logger,
+            interval=interval,
+            xids=xids,
+            smi=smi,
+            processes=self._with_processes,
+            recorder=self._recorder,
         )
+
+    def _process_source(self, stack: AsyncExitStack) -> ProcessSource | None:
+        """Build the source of processes, and begin to ask the kubelet; None where processes are not wanted."""
+        if not self._with_processes:
+            return None
+        from gpumon.process.classify import Classifier
+        from gpumon.process.jobs import Jobs
+        from gpumon.process.pods import Pods
+        from gpumon.process.rules import RULES
+        from gpumon.process.source import ProcessSource
+
+        settings = self._settings.processes
+        pods = Pods(self._settings.kubernetes, self._logger)
+        asking = asyncio.create_task(pods.run())
+        stack.callback(asking.cancel)
+        return ProcessSource(
+            settings,
+            lambda: self._gpu.uses,
+            interval=self._settings.service.poll_interval_secs,
+            classifier=Classifier((*self._rules, *RULES)),
+            places=(pods, Jobs(Path(settings.job_mapping_dir))) if settings.job_mapping_dir else (pods,),
+            simulated_name=self._simulated_name if self._driver == "simulated" else None,
+        )
+
+    @property
+    def _with_processes(self) -> bool:
+        # The pids of a replayed capture are of another machine, or of another time.
+        return self._settings.processes.enabled and self._driver != "replayed"
+
+    def _simulated_name(self, pid: int) -> str | None:
+        """Give what a simulated driver calls one of its processes, which are in no /proc."""
+        assert self._nvml is not None
+        try:
+            return str(self._nvml.call("nvmlSystemGetProcessName", pid))
+        except RefusedError:
+            return None
 
     def _start_otlp(self) -> None:
         from gpumon.export import otlp
