@@ -21,7 +21,7 @@ VOLATILE = {SOURCE: ("duration_seconds",), GPU_HEALTH: ("read_duration_seconds",
 # The GB10's memory is this machine's.
 UNIFIED = ("gb10x1", {GPU: ("memory_used", "memory_total", "memory_free_bytes")})
 # Names that DESIGN fixes and promtool's linter dislikes.
-CONTRACTED = ("gpumon_gpu_count",)
+CONTRACTED = ("gpumon_gpu_count", "gpumon_process_count")
 
 
 def steady(entity: Entity, profile: str) -> Entity:

@@ -10,7 +10,7 @@ import pytest
 
 from gpumon.gpu.nvml import Nvml
 from gpumon.gpu.processes import DeviceProcesses, ProcessReading, has_misplaced_lists
-from gpumon.gpu.simulate import SimulatedLibrary, SimulatedProcess, parse_profile
+from gpumon.gpu.simulate import SimulatedAccount, SimulatedLibrary, SimulatedProcess, parse_profile
 
 GIB = 1 << 30
 LISTS = [f"nvmlDeviceGet{name}RunningProcesses" for name in ("Compute", "Graphics", "MPSCompute")]
@@ -207,3 +207,24 @@ def test_a_lost_device_ends_the_reading() -> None:
         bench.library.lose(0)
         with pytest.raises(RefusedError):
             bench.read()
+
+
+def test_accounting_tells_who_ended_since_the_last_reading() -> None:
+    """Only where it is on; what the driver remembered before gpumon came, and who still runs, is not told."""
+    with started() as bench:
+        assert bench.read().ended == ()
+        old = SimulatedAccount(pid=5, started=1.6e9, seconds=3)
+        bench.library.set_accounts(0, [old])
+        assert bench.read().ended == ()
+        running = SimulatedAccount(pid=6, started=1.7e9, seconds=1, running=True)
+        many = [
+            SimulatedAccount(pid=pid, started=1.7e9, seconds=1.5, sm=40, peak_memory_bytes=GIB)
+            for pid in range(100, 200)
+        ]
+        bench.library.set_accounts(0, [old, running, *many])
+        assert bench.read(slow=False).ended == ()
+        ended = bench.read().ended
+        assert bench.read().ended == ()
+    assert [process.pid for process in ended] == list(range(100, 200))
+    assert ended[0].busy_seconds == pytest.approx(0.6)
+    assert (ended[0].seconds, ended[0].peak_memory_bytes, ended[0].started) == (1.5, GIB, 1.7e9)

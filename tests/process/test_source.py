@@ -20,7 +20,7 @@ from gpumon.catalog import (
     SHARE_REASON,
     WORKLOAD,
 )
-from gpumon.gpu.simulate import SimulatedProcess
+from gpumon.gpu.simulate import SimulatedAccount, SimulatedProcess
 from gpumon.process.proc import Proc
 from gpumon.settings import Processes
 from tests.process.node import GIB, Children, ProcessNode, WrittenProc, values, workloads
@@ -261,3 +261,56 @@ def test_command_lines_are_nowhere_unless_switched_on(children: Children) -> Non
         assert "me:pw" not in record.command_line
         assert len(record.command_line) <= 200
         assert not any("runner" in label for entity in snapshot.entities for label in entity.labels)
+
+
+def test_processes_between_two_ticks_are_told_where_accounting_is_on(children: Children) -> None:
+    """They have an end with totals; one that was seen while it lived is not told twice."""
+    with ProcessNode() as node:
+        node.library.set_accounts(0, [])
+        node.tick()
+        seen = children.start("gmx mdrun")
+        node.put(0, seen)
+        node.tick()
+        started = Proc().facts(seen, Proc().stat(seen)).started
+        node.now = max(node.now, started + 5)
+        children.end(seen)
+        node.put(0)
+        node.tick()
+        node.events()
+        brief = SimulatedAccount(pid=4242, started=node.now - 1, seconds=0.5, sm=50, peak_memory_bytes=GIB)
+        known = SimulatedAccount(pid=seen, started=started, seconds=3, sm=50)
+        node.library.set_accounts(0, [brief, known])
+        node.tick(20)
+        (event,) = node.events()
+    assert (event.event, event.pid, event.duration_seconds, event.gpu_seconds) == ("end", 4242, 0.5, 0.25)
+    assert (event.category, event.gpu_memory_mb) == ("unknown", GIB / 1e6)
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not os.access("/sys/fs/cgroup", os.W_OK), reason="NOT CHECKED: cgroups cannot be made here"
+)
+def test_real_cgroups_lead_to_containers(children: Children) -> None:
+    """A process that the kernel puts into a pod's cgroup is seen there."""
+    uid, container = "3e61b8b5-4b3c-4d7e-9f0a-1c2d3e4f5a6b", "c3" * 32
+    roots = [Path("/sys/fs/cgroup"), *sorted(Path("/sys/fs/cgroup").glob("*"))]
+    root = next((root for root in roots if (root / "cgroup.procs").exists()), None)
+    if root is None:
+        pytest.skip("NOT CHECKED: no cgroup hierarchy is mounted")
+    levels = [root / "gpumon-test", root / f"gpumon-test/pod{uid}", root / f"gpumon-test/pod{uid}/{container}"]
+    pid = children.start("python3 train.py")
+    try:
+        for level in levels:
+            level.mkdir()
+        (levels[-1] / "cgroup.procs").write_text(str(pid))
+        with ProcessNode() as node:
+            node.put(0, pid)
+            snapshot = node.tick()
+            (record,) = node.source.records()
+        assert (record.container.id, record.container.pod_uid) == (container, uid)
+        (workload,) = [entity for entity in snapshot.of(WORKLOAD) if entity.label("category") == "ml_training"]
+        assert workload.label("container") == container[:12]
+    finally:
+        children.end(pid)
+        for level in reversed(levels):
+            if level.exists():
+                level.rmdir()

@@ -104,6 +104,10 @@ class Examiner:
             "place": "",
             "context": words(CONTEXTS[letter] for letter in one.contexts),
         }
+        if self._simulated_name is not None:
+            # A simulated python is one with PyTorch, so that a simulated node shows all kinds of work.
+            known["library"] = "libtorch_cuda.so" if one.name == "python" else ""
+            known["port"] = ""
         return Evidence(known, {"behaviour": behaviour, "library": library, "port": port})
 
     def _libraries(self, pid: int) -> str | None:

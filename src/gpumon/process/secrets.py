@@ -10,8 +10,8 @@ KEPT_CHARACTERS = 200
 HIDDEN = "***"
 
 _NAMES = (
-    r"[\w.-]*(?:token|passw(?:or)?d|passphrase|pwd|secret|api-?key|apikey|access-?key|private-?key|auth|credential|bearer"
-    r"|cookie|session-?id|signature|license-?key|webhook|dsn|connection-?string)[\w.-]*|-{0,2}key|-p"
+    r"[\w.-]*(?:token|passw(?:or)?d|passphrase|pwd|secret|api[-_]?key|access[-_]?key|private[-_]?key|auth|credential|bearer"
+    r"|cookie|session[-_]?id|signature|license[-_]?key|webhook|dsn|connection[-_]?string)[\w.-]*|-{0,2}key|-p"
 )
 _OPTION = re.compile(rf"(-{{0,2}}(?:{_NAMES}))([=:]?)(.*)", re.IGNORECASE | re.DOTALL)
 _USER = re.compile(r"(\w+://)[^/@\s]+@")

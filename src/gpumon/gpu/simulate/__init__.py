@@ -6,7 +6,7 @@ from gpumon.gpu.simulate.architectures import Model
 from gpumon.gpu.simulate.library import SimulatedLibrary
 from gpumon.gpu.simulate.loads import LOADS
 from gpumon.gpu.simulate.models import MODELS
-from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedProcess
+from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedAccount, SimulatedProcess
 from gpumon.gpu.simulate.profiles import Profile, parse_profile
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "NO_INSTANCE",
     "Model",
     "Profile",
+    "SimulatedAccount",
     "SimulatedLibrary",
     "SimulatedProcess",
     "parse_profile",

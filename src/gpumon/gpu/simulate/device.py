@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gpumon.gpu.simulate import processes
 from gpumon.gpu.simulate.architectures import MIB, MigProfile, Model
 from gpumon.gpu.simulate.course import LAG_SECONDS, STEPS_PER_SECOND, Column, Course
-from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedProcess
+from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedAccount, SimulatedProcess
 
 # nvmlDeviceGetMaxMigDeviceCount of every GPU that can be divided.
 MOST_MIG_DEVICES = 7
@@ -106,6 +106,7 @@ class Device:
         self.counters: Mapping[tuple[str, int], int] = {}
         self.bits: dict[str, int] = {}  # where a counter wraps, when narrower than its type
         self.given: tuple[SimulatedProcess, ...] | None = None
+        self.accounts: tuple[SimulatedAccount, ...] | None = None  # None: accounting mode is off
         self.real_pids: Sequence[int] = ()
         self.load = load
         self.motion = self._enter(load, dict.fromkeys(MOVING, 0), 0)

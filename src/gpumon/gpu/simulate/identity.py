@@ -131,7 +131,7 @@ IDENTITY: Mapping[str, DeviceCall] = {
     "nvmlDeviceGetCudaComputeCapability": uint(lambda device, _step: device.model.architecture.capability, outs=2),
     "nvmlDeviceGetNumaNodeId": uint(lambda device, _step: device.slot, needs="numa"),
     "nvmlDeviceGetPersistenceMode": uint(lambda _device, _step: 1),
-    "nvmlDeviceGetAccountingMode": uint(lambda _device, _step: 0),
+    "nvmlDeviceGetAccountingMode": uint(lambda device, _step: int(device.accounts is not None)),
     "nvmlDeviceGetComputeMode": uint(lambda _device, _step: 0),
     "nvmlDeviceGetEccMode": uint(lambda _device, _step: (1, 1), outs=2, needs="ecc"),
     "nvmlDeviceGetTotalEccErrors": numbers("Q", _ecc_errors, needs="ecc"),

@@ -11,7 +11,7 @@ from gpumon.gpu.simulate.driver import Driver
 from gpumon.gpu.simulate.faults import Fault
 from gpumon.gpu.simulate.fields import FIELDS, set_field
 from gpumon.gpu.simulate.models import MODELS
-from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedProcess
+from gpumon.gpu.simulate.processes import NO_INSTANCE, SimulatedAccount, SimulatedProcess
 from gpumon.gpu.simulate.profiles import Profile
 
 
@@ -116,6 +116,10 @@ class SimulatedLibrary(Driver):
     def set_processes(self, device: int, processes: Sequence[SimulatedProcess] | None) -> None:
         """Let exactly these processes hold memory of a device; None brings the load pattern's back."""
         self._node.devices[device].given = None if processes is None else tuple(processes)
+
+    def set_accounts(self, device: int, accounts: Sequence[SimulatedAccount] | None) -> None:
+        """Let accounting mode remember exactly these processes of a device; None switches it off."""
+        self._node.devices[device].accounts = None if accounts is None else tuple(accounts)
 
     def set_load(self, device: int, load: str) -> None:
         """Let a device follow another load pattern from now on: idle, training, serving or gaming."""

@@ -145,6 +145,27 @@ def _utilization_info(device: Device, _instance: Instance | None, step: int, arg
     fill_rows(held.procUtilArray, "=QIIIIIII4x", 40, rows, room * 40)
 
 
+def _accounting_pids(device: Device, _instance: Instance | None, _step: int, arguments: Arguments) -> None:
+    """Answer nvmlDeviceGetAccountingPids; the count is in and out."""
+    pids = [account.pid for account in device.accounts or ()]
+    room = number(target(arguments[0]))
+    fill(arguments[0], "I", len(pids))
+    if room < len(pids):
+        raise Refusal(pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
+    if pids:
+        fill_rows(arguments[1], "=I", 4, [(pid,) for pid in pids], room * 4)
+
+
+def _accounting_stats(device: Device, _instance: Instance | None, _step: int, arguments: Arguments) -> None:
+    """Answer nvmlDeviceGetAccountingStats: percents, bytes, milliseconds, and the start in microseconds."""
+    pid = number(arguments[0])
+    account = next((account for account in device.accounts or () if account.pid == pid), None)
+    if account is None:
+        raise Refusal(pynvml.NVML_ERROR_NOT_FOUND)
+    times = (round(account.seconds * 1000), round(account.started * 1e6), int(account.running))
+    fill(arguments[1], "=IIQQQI", account.sm, account.memory, account.peak_memory_bytes, *times)
+
+
 def _processes(version: str, form: str, misplaced: bool = False) -> dict[str, DeviceCall]:
     names = {"Compute": "compute", "Graphics": "graphics", "MPSCompute": "mps"}
     return {
@@ -157,6 +178,8 @@ LISTS: Mapping[str, DeviceCall] = {
     **_processes("", _V1),
     **_processes("_v2", _V2),
     **_processes("_v3", _V2, misplaced=True),
+    "nvmlDeviceGetAccountingPids": DeviceCall(fill=_accounting_pids),
+    "nvmlDeviceGetAccountingStats": DeviceCall(fill=_accounting_stats),
     "nvmlDeviceGetRunningProcessDetailList": DeviceCall(fill=_detail, needs="gpm"),
     "nvmlDeviceGetProcessUtilization": DeviceCall(fill=_utilization, undivided=True),
     "nvmlDeviceGetProcessesUtilizationInfo": DeviceCall(fill=_utilization_info, undivided=True),

@@ -35,6 +35,19 @@ class SimulatedProcess:
     compute_instance_id: int = NO_INSTANCE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedAccount:
+    """What accounting mode remembers of a process. `started` is Unix seconds; `sm` and `memory` are mean percents."""
+
+    pid: int
+    started: float
+    seconds: float
+    sm: int = 0
+    memory: int = 0
+    peak_memory_bytes: int = 0
+    running: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """A process of the load pattern, and the bytes it fills when all of its share is filled."""
