@@ -27,10 +27,13 @@ class Imitation:
         self.answers: dict[str, Any] = answers
         self.asked: list[str] = []
         self.url = ""
+        self._news = asyncio.Event()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer what is set for the path, 404 for the rest."""
         self.asked.append(f"{request.method} {request.path}")
+        self._news.set()
+        self._news = asyncio.Event()
         answer = self.answers.get(request.path, 404)
         if callable(answer):
             answer = answer(await request.json())
@@ -42,6 +45,11 @@ class Imitation:
         if isinstance(answer, bytes):
             return web.Response(body=answer, content_type="text/plain")
         return web.json_response(answer)
+
+    async def until(self, question: str, times: int) -> None:
+        """Wait until something was asked so many times."""
+        while self.asked.count(question) < times:
+            await self._news.wait()
 
     @property
     def port(self) -> int:

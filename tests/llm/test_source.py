@@ -342,17 +342,19 @@ def test_a_server_that_hangs_delays_nothing_but_itself() -> None:
         async with serving(hanging) as stuck, serving(vllm()) as server:
             sessions = Sessions(ModelNames(5))
             source = LlmSource(
-                (at(stuck.url, "vllm"), at(server.url, "vllm")), sessions, structlog.get_logger(), interval=0.05
+                (at(stuck.url, "vllm"), at(server.url, "vllm")), sessions, structlog.get_logger(), interval=1.0
             )
             with capture_logs() as logs:
                 source.start()
-                while server.asked.count("GET /metrics") < 8 or len(logs) < 1:
-                    await asyncio.sleep(0)
+                # The time of three polls of the one is more than enough to give the other up.
+                await server.until("GET /metrics", 4)
                 reading = await source.read(0.0, 1.0)
                 await source.stop()
             ups = {entity.label("server"): entity["up"] for entity in reading.entities if entity.kind is LLM_SERVER}
             assert ups == {address(stuck.url): 0.0, address(server.url): 1.0}
-            assert [line["reason"] for line in logs] == ["does not answer in time"]
+            assert [(line["server"], line.get("reason")) for line in logs] == [
+                (address(stuck.url), "does not answer in time")
+            ]
             assert not reading.success
 
     run(work)
