@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from gpumon.catalog import AGE, KINDS, Entity, EntityKind, Snapshot
+from gpumon.catalog import AGE, KINDS, Entity, EntityKind, Histogram, Reading, Snapshot
 
 START = 1_790_000_000.0
 GPU_COUNT = 8
@@ -17,6 +18,7 @@ def label_value(kind: EntityKind, label: str, device: int) -> str:
         "gpu_name": "NVIDIA H100 80GB HBM3",
         "gpu_uuid": f"GPU-{device:08d}-0000-0000-0000-000000000000",
         "mig_uuid": f"MIG-{device:08d}-0000-0000-0000-000000000000",
+        "server": "127.0.0.1:11434",
     }.get(label, f"{label} of {kind.name}")
 
 
@@ -27,7 +29,14 @@ def entity(kind: EntityKind, device: int, number: int) -> Entity:
         float(1000 * device + index + number) if column.reading.counter else (device * 10 + index) / 1000
         for index, column in enumerate(kind.columns)
     )
-    return Entity(kind, labels, values)
+    return Entity(kind, labels, values, tuple(histogram(kind, index, number) for index in range(len(kind.histograms))))
+
+
+def histogram(kind: EntityKind, index: int, number: int) -> Histogram:
+    """Give a histogram with its reading's bounds, else others; one more is in its first bucket at every snapshot."""
+    bounds = kind.histograms[index].buckets or (0.5, 2.0)
+    counts = (float(number), *(float(index + place) for place in range(len(bounds))))
+    return Histogram(bounds, counts, number + sum(counts) / 8)
 
 
 def snapshot(number: int = 1, *, devices: int = GPU_COUNT, interval: float = 2.0) -> Snapshot:
@@ -38,3 +47,20 @@ def snapshot(number: int = 1, *, devices: int = GPU_COUNT, interval: float = 2.0
             count = devices if any(label.name == "gpu_id" for label in kind.labels) else 1
             entities.extend(entity(kind, device, number) for device in range(count))
     return Snapshot(START + number * interval, time.monotonic(), number, tuple(entities))
+
+
+def text(value: Any) -> str:
+    """Give an attribute's value as text, whatever it is."""
+    return str(getattr(value, value.WhichOneof("value")))
+
+
+def attributes(entity: Entity, reading: Reading, key: tuple[str, ...] = ()) -> dict[str, str]:
+    """Give the attributes of one value or histogram as text, put together from the catalogue's rows; none is empty."""
+    found = {
+        name: str(some)
+        for label, value in zip(entity.kind.labels, entity.labels, strict=True)
+        for name, some in label.attributes(value)
+    }
+    renamed = dict(reading.otel.labels) if reading.otel else {}
+    found |= {renamed.get(label, label): value for label, value in zip(reading.labels, key, strict=True)}
+    return found | (dict(reading.otel.attributes) if reading.otel else {})

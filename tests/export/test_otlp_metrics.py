@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from tests.export import otlp_made as made
 
-from gpumon.catalog import AGE, GPU, GPU_XID, HOST, KINDS, Entity, EntityKind, Snapshot
-from gpumon.export import otlp_metrics
+from gpumon.catalog import AGE, GPU, GPU_XID, HOST, KINDS, LLM_TRAFFIC, Entity, EntityKind, Histogram, Reading, Snapshot
+from gpumon.export import otlp_metrics, otlp_requests
 from gpumon.export.otlp_flow import Batch
 from gpumon.export.otlp_metrics import Encoder
 from gpumon.export.otlp_signal import sender
 
-CUMULATIVE, DELTA = otlp_metrics.CUMULATIVE, otlp_metrics.DELTA
+CUMULATIVE, DELTA = otlp_requests.CUMULATIVE, otlp_requests.DELTA
+# Of the 4 MB that gRPC servers take unless told otherwise, for each point of a full request.
+BYTES_PER_POINT = 4_194_304 / otlp_requests.POINTS_PER_REQUEST
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -34,7 +37,7 @@ def points(batch: Batch) -> dict[Key, Any]:
     found: dict[Key, Any] = {}
     for metric in metrics(batch):
         for point in getattr(metric, metric.WhichOneof("data")).data_points:
-            attributes = [(pair.key, pair.value.string_value) for pair in point.attributes]
+            attributes = [(pair.key, made.text(pair.value)) for pair in point.attributes]
             assert len(dict(attributes)) == len(attributes), f"{metric.name} has an attribute twice: {attributes}"
             key = (metric.name, frozenset(attributes))
             assert key not in found, f"two points are {key}"
@@ -42,22 +45,16 @@ def points(batch: Batch) -> dict[Key, Any]:
     return found
 
 
-def expected_key(entity: Entity, index: int) -> Key:
-    """Give name and attributes of one value, put together from the catalogue's rows."""
-    column = entity.kind.columns[index]
-    reading = column.reading
-    attributes = {
-        label.otel or label.name: value for label, value in zip(entity.kind.labels, entity.labels, strict=True)
-    }
-    renamed = dict(reading.otel.labels) if reading.otel else {}
-    attributes |= {renamed.get(label, label): key for label, key in zip(reading.labels, column.key, strict=True)}
-    attributes |= dict(reading.otel.attributes) if reading.otel else {}
+def expected_key(entity: Entity, reading: Reading, key: tuple[str, ...] = ()) -> Key:
+    """Give name and attributes of one value or histogram, put together from the catalogue's rows."""
+    attributes = made.attributes(entity, reading, key)
     return entity.kind.otel_name(reading), frozenset(attributes.items())
 
 
-def column_of(kind: EntityKind, name: str) -> int:
-    """Give a column's place."""
-    return kind.index[name]
+def observed(point: Any) -> Histogram:
+    """Give a histogram's point as gpumon's own; its count is that of its buckets."""
+    assert point.count == sum(point.bucket_counts)
+    return Histogram(tuple(point.explicit_bounds), tuple(map(float, point.bucket_counts)), point.sum)
 
 
 def one(kind: EntityKind, at: float, number: int, labels: tuple[str, ...], **values: float) -> Snapshot:
@@ -66,21 +63,50 @@ def one(kind: EntityKind, at: float, number: int, labels: tuple[str, ...], **val
     return Snapshot(at, at, number, (entity,))
 
 
+def traffic(histogram: Histogram | None, *, server: str = "127.0.0.1:8000", source: str = "server") -> Entity:
+    """Give what a model does, with one histogram."""
+    values = (None,) * len(LLM_TRAFFIC.columns)
+    rest = (None,) * (len(LLM_TRAFFIC.histograms) - 1)
+    return Entity(LLM_TRAFFIC, (server, "vllm", "llama", source), values, (histogram, *rest))
+
+
+def told(
+    subject: Encoder, histograms: Any, *, source: str = "server", undelivered: tuple[int, ...] = ()
+) -> list[tuple[float, Histogram] | None]:
+    """Give what goes out of one histogram a second later each: seconds of its start after gpumon's, and what it holds."""
+    sent: list[tuple[float, Histogram] | None] = []
+    for number, histogram in enumerate(histograms, 1):
+        batch = subject.encode(Snapshot(made.START + number, number, number, (traffic(histogram, source=source),)))
+        sent += [
+            (point.start_time_unix_nano / 1e9 - made.START, observed(point)) for point in points(batch).values()
+        ] or [None]
+        if number not in undelivered:
+            batch.delivered()
+    return sent
+
+
 def test_every_reading_goes_out_with_value_labels_and_time() -> None:
     """Walk the catalogue: every value of a snapshot is one point with the row's name and attributes, no more."""
     snapshot = made.snapshot(3)
     found = points(encoder().encode(snapshot))
-    expected = {}
+    expected: dict[Key, float] = {}
+    spread: dict[Key, Histogram | None] = {}
     for entity in snapshot.entities:
         for index, value in enumerate(entity.values):
             assert value is not None
-            reading = entity.kind.columns[index].reading
-            expected[expected_key(entity, index)] = (
-                value / 100 if reading.otel and reading.otel.scale == 0.01 else value
-            )
-    assert found.keys() == expected.keys()
+            column = entity.kind.columns[index]
+            otel = column.reading.otel
+            key = expected_key(entity, column.reading, column.key)
+            expected[key] = value / 100 if otel and otel.scale == 0.01 else value
+        for reading, histogram in zip(entity.kind.histograms, entity.histograms, strict=True):
+            spread[expected_key(entity, reading)] = histogram
+    assert found.keys() == expected.keys() | spread.keys()
+    assert not expected.keys() & spread.keys()
     for key, point in found.items():
-        assert point.as_double == expected[key]
+        if key in spread:
+            assert observed(point) == spread[key]
+        else:
+            assert point.as_double == expected[key]
         assert point.time_unix_nano == int(snapshot.time * 1e9)
     assert {entity.kind for entity in snapshot.entities} == set(KINDS) - {AGE}
 
@@ -97,17 +123,18 @@ def test_metrics_are_declared_once_and_alike() -> None:
     """Readings that share a convention's name share its unit and kind, so that they are one metric."""
     seen = metrics(encoder().encode(made.snapshot()))
     assert len({metric.name for metric in seen}) == len(seen)
-    declared: dict[str, set[tuple[str, bool, bool]]] = {}
+    declared: dict[str, set[tuple[str, bool, bool, bool]]] = {}
     for kind in KINDS:
-        for reading in kind.readings:
-            additive = reading.otel is not None and reading.otel.additive
-            assert not (additive and reading.counter)
-            declared.setdefault(kind.otel_name(reading), set()).add((reading.otel_unit, reading.counter, additive))
+        for reading in (*kind.readings, *kind.histograms):
+            additive, histogram = reading.otel is not None and reading.otel.additive, reading in kind.histograms
+            assert not (additive and (reading.counter or histogram))
+            form = (reading.otel_unit, reading.counter, additive, histogram)
+            declared.setdefault(kind.otel_name(reading), set()).add(form)
     assert all(len(forms) == 1 for forms in declared.values())
 
 
 def test_kinds_and_units_follow_the_conventions() -> None:
-    """Counters are monotonic sums, what can be summed over devices is a sum that is not, the rest are gauges."""
+    """Counters are monotonic sums, what can be summed over devices is a sum that is not, the rest are gauges or spread."""
     by_name = {metric.name: metric for metric in metrics(encoder().encode(made.snapshot()))}
     forms = {}
     for name, metric in by_name.items():
@@ -122,6 +149,11 @@ def test_kinds_and_units_follow_the_conventions() -> None:
     assert forms["gpumon.gpu.clock"] == ("gauge", "Hz", None)
     assert forms["gpumon.gpu.performance.state"] == ("gauge", "", None)
     assert by_name["hw.energy"].sum.aggregation_temporality == CUMULATIVE
+    assert forms["gen_ai.server.time_to_first_token"] == ("histogram", "s", None)
+    assert forms["gen_ai.server.request.duration"] == ("histogram", "s", None)
+    assert forms["gen_ai.server.time_per_output_token"] == ("histogram", "s", None)
+    assert forms["gpumon.llm.tokens.per.second"] == ("histogram", "", None)
+    assert by_name["gpumon.llm.tokens.per.second"].histogram.aggregation_temporality == CUMULATIVE
 
 
 def test_a_mig_device_is_hardware_of_its_own() -> None:
@@ -207,14 +239,106 @@ def test_differences_are_what_was_counted_since_the_last_delivery() -> None:
     ]
 
 
+BOUNDS = (0.5, 1.0)
+
+
+def test_a_histogram_that_lost_something_or_has_other_buckets_gets_a_new_start() -> None:
+    """The start stays while every bucket only grows; a restart is seen though the whole count is higher."""
+    seen = (
+        Histogram(BOUNDS, (5.0, 0.0, 0.0), 1.0),
+        Histogram(BOUNDS, (5.0, 2.0, 0.0), 2.5),
+        Histogram(BOUNDS, (0.0, 9.0, 1.0), 9.0),
+        Histogram(BOUNDS, (0.0, 9.0, 2.0), 12.0),
+        Histogram((0.5,), (9.0, 9.0), 15.0),
+        None,
+        Histogram((0.5,), (9.0, 10.0), 16.0),
+    )
+    sent = told(encoder(), seen)
+    assert [point and point[0] for point in sent] == [1, 1, 2, 2, 4, None, 4]
+    assert [point and point[1] for point in sent] == list(seen)
+
+
+def test_histograms_as_differences() -> None:
+    """Delta: from the second sight, what was observed since the last delivery; a new one from nothing, by its own bounds."""
+    seen = (
+        Histogram(BOUNDS, (5.0, 0.0, 0.0), 1.0),
+        Histogram(BOUNDS, (5.0, 2.0, 0.0), 2.5),
+        Histogram(BOUNDS, (6.0, 2.0, 0.0), 2.75),
+        Histogram((0.5,), (1.0, 2.0), 3.0),
+        Histogram((0.5,), (1.0, 2.0), 3.0),
+    )
+    assert told(encoder(delta=True), seen, undelivered=(2,)) == [
+        None,
+        (1, Histogram(BOUNDS, (0.0, 2.0, 0.0), 1.5)),
+        (1, Histogram(BOUNDS, (1.0, 2.0, 0.0), 1.75)),
+        (3, Histogram((0.5,), (1.0, 2.0), 3.0)),
+        (4, Histogram((0.5,), (0.0, 0.0), 0.0)),
+    ]
+    subject = encoder(delta=True)
+    subject.encode(Snapshot(made.START, 1, 1, (traffic(seen[0]),)))
+    [metric] = metrics(subject.encode(Snapshot(made.START + 1, 2, 2, (traffic(seen[1]),))))
+    assert metric.histogram.aggregation_temporality == DELTA
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_what_gpumon_measured_of_a_model_counts_from_its_start(delta: bool) -> None:
+    """Of what passed through the proxy nothing was counted before, so that the first sight is told as well."""
+    first = Histogram(BOUNDS, (1.0, 0.0, 0.0), 0.25)
+    assert told(encoder(delta=delta), [first], source="proxy") == [(0, first)]
+
+
+def test_a_histogram_that_cannot_be_is_left_out() -> None:
+    """What is not finite, below 0 or beyond 64 bits was no reading, and harms nothing else; no buckets are allowed."""
+    wrong = [
+        Histogram(BOUNDS, (1.0, float("nan"), 0.0), 1.0),
+        Histogram(BOUNDS, (1.0, float("inf"), 0.0), 1.0),
+        Histogram(BOUNDS, (1.0, 2.0**64, 0.0), 1.0),
+        Histogram(BOUNDS, (5.0, -1.0, 0.0), 1.0),
+        Histogram(BOUNDS, (5.0, 1.0, 0.0), float("nan")),
+    ]
+    whole = Histogram((), (4.0,), 1.0)
+    assert told(encoder(), [*wrong, whole]) == [None] * len(wrong) + [(6, whole)]
+
+
+@pytest.mark.parametrize(
+    ("server", "attributes"),
+    [
+        ("127.0.0.1:8000", {"server.address": "127.0.0.1", "server.port": 8000}),
+        ("[::1]:8000", {"server.address": "::1", "server.port": 8000}),
+        ("vllm.local", {"server.address": "vllm.local"}),
+        ("vllm:65536", {"server.address": "vllm:65536"}),
+        ("", {}),
+    ],
+)
+def test_host_and_port_are_attributes_of_their_own(server: str, attributes: dict[str, Any]) -> None:
+    """The conventions have the port apart, as a number; what is no host and port stays whole."""
+    [metric] = metrics(encoder().encode(Snapshot(0, 0, 1, (traffic(Histogram((), (1.0,), 1.0), server=server),))))
+    [point] = metric.histogram.data_points
+    found = {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in point.attributes}
+    rest = {"gen_ai.provider.name": "vllm", "gen_ai.request.model": "llama", "source": "server"}
+    assert found == rest | attributes
+
+
 def test_large_snapshots_are_sent_in_parts(monkeypatch: Any) -> None:
     """No request holds more points than a server takes, and the parts are the whole."""
     whole = points(encoder().encode(made.snapshot()))
-    monkeypatch.setattr(otlp_metrics, "POINTS_PER_REQUEST", 100)
+    monkeypatch.setattr(otlp_requests, "POINTS_PER_REQUEST", 100)
     batch = encoder().encode(made.snapshot())
-    assert len(batch.bodies) == -(-len(whole) // 100)
+    assert len(batch.bodies) > len(whole) // 100
+    assert max(map(len, batch.bodies)) < 100 * BYTES_PER_POINT
     assert points(batch).keys() == whole.keys()
     assert batch.items == len(whole)
+
+
+def test_requests_of_histograms_are_no_longer(monkeypatch: Any) -> None:
+    """A histogram with many buckets takes the place of many points."""
+    monkeypatch.setattr(otlp_requests, "POINTS_PER_REQUEST", 100)
+    fine = tuple(index / 10 for index in range(200))
+    entities = [traffic(Histogram(fine, (1e9,) * 201, 1.0), server=f"127.0.0.1:{port}") for port in range(1000, 1100)]
+    batch = encoder().encode(Snapshot(made.START, 1, 1, tuple(entities)))
+    assert batch.items == len(points(batch)) == 100
+    assert len(batch.bodies) > 10
+    assert max(map(len, batch.bodies)) < 100 * BYTES_PER_POINT
 
 
 def test_nothing_is_kept_of_what_comes_and_goes() -> None:
@@ -225,6 +349,15 @@ def test_nothing_is_kept_of_what_comes_and_goes() -> None:
         subject.encode(one(GPU_XID, made.START + number, number, labels, xid_errors_total=1.0))
     assert len(subject._series) == 1
     assert len(subject._gone) == otlp_metrics.GONE_LIMIT
+
+
+def test_few_histograms_are_kept_of_what_is_gone() -> None:
+    """They are larger than counters, and a server's next start has another port."""
+    subject = encoder()
+    for number in range(1, 3 * otlp_metrics.GONE_HISTOGRAMS_LIMIT):
+        entity = traffic(Histogram((), (1.0,), 1.0), server=f"127.0.0.1:{number}")
+        subject.encode(Snapshot(made.START + number, number, number, (entity,)))
+    assert len(subject._gone) == otlp_metrics.GONE_HISTOGRAMS_LIMIT
 
 
 def test_a_snapshot_is_collected_once() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from gpumon.catalog.model import EntityKind, Label, Otel, Reading, Since
 
-SERVER = Label("server", "Address of the server, as in 127.0.0.1:11434.", otel="server.address")
+SERVER = Label(
+    "server",
+    "Address of the server, as in 127.0.0.1:11434.",
+    otel="server.address",
+    otel_port="server.port",
+)
 SERVER_KIND = Label("kind", "Kind of server, as in ollama or vllm.", otel="gen_ai.provider.name")
 MODEL = Label(
     "model",
@@ -15,6 +20,7 @@ BY = Label(
     "source",
     'How it was measured: "proxy", "server" (its own metrics), "runner" (those of its child) '
     'or "slots" (an estimate that misses short requests).',
+    counted_here=("proxy", "slots"),
 )
 
 LLM_SERVER = EntityKind(
@@ -158,35 +164,45 @@ LLM_TRAFFIC = EntityKind(
             name="tokens_per_second",
             help="Speed of a reply: tokens after the first by the time after the first.",
             buckets=SPEED_BOUNDS,
+            since=Since.SOURCE,
         ),
         Reading(
             name="time_to_first_token_ms",
             help="Time from a request's arrival to the first token of its reply, in milliseconds.",
             buckets=tuple(1000 * bound for bound in FIRST_TOKEN_BOUNDS),
+            since=Since.SOURCE,
         ),
         Reading(
             name="time_to_first_token_seconds",
             help="Time from a request's arrival to the first token of its reply.",
             buckets=FIRST_TOKEN_BOUNDS,
+            since=Since.SOURCE,
             otel=Otel("gen_ai.server.time_to_first_token", "s"),
         ),
         Reading(
             name="time_per_output_token_seconds",
             help="Time of a reply after its first token, per token after the first; of each reply its mean.",
             buckets=PER_TOKEN_BOUNDS,
+            since=Since.SOURCE,
             otel=Otel("gen_ai.server.time_per_output_token", "s"),
         ),
-        Reading(name="inter_token_latency_seconds", help="Time between two tokens of a reply, each pair for itself."),
+        Reading(
+            name="inter_token_latency_seconds",
+            help="Time between two tokens of a reply, each pair for itself.",
+            since=Since.SOURCE,
+        ),
         Reading(
             name="request_duration_seconds",
             help="Time from a request's arrival to the end of its reply.",
             buckets=DURATION_BOUNDS,
+            since=Since.SOURCE,
             otel=Otel("gen_ai.server.request.duration", "s"),
         ),
         Reading(
             name="request_queue_seconds",
             help="Time a request waited for its turn.",
             buckets=DURATION_BOUNDS,
+            since=Since.SOURCE,
         ),
     ),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 
 
 class Since(Enum):
@@ -158,22 +159,36 @@ class Reading:
         return UNITS[self.unit] if self.unit else ""
 
 
+HIGHEST_PORT = 65535
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """One label of an entity; `sources` say how an identity label of a device is read.
 
-    `otel` is the OpenTelemetry attribute it becomes, where the conventions have one.
+    `otel` is the OpenTelemetry attribute it becomes, where the conventions have one; `otel_port` is the one that takes
+    the port of a value like `host:port`, which the conventions keep apart.
+    `counted_here` are the values under which gpumon counts itself, since its start, whatever a reading's `since` is.
     """
 
     name: str
     help: str
     sources: tuple[Source, ...] = ()
     otel: str | None = None
+    otel_port: str | None = None
+    counted_here: tuple[str, ...] = ()
 
     @property
     def attribute(self) -> str:
         """Give the OpenTelemetry attribute's name: the conventions' own, else the label's."""
         return self.otel or self.name
+
+    def attributes(self, value: str) -> tuple[tuple[str, str | int], ...]:
+        """Give the OpenTelemetry attributes that a value becomes: none if it is empty, two for host and port."""
+        host, _, port = value.rpartition(":")
+        if self.otel_port and host and port.isascii() and port.isdecimal() and int(port) <= HIGHEST_PORT:
+            return (self.attribute, host.strip("[]")), (self.otel_port, int(port))
+        return ((self.attribute, value),) if value else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +310,11 @@ class Histogram:
     def count(self) -> float:
         """Give the number of observations."""
         return sum(self.counts)
+
+    @property
+    def believable(self) -> bool:
+        """Say whether it can have been observed; another was no reading. Counts are held to what 63 bits hold."""
+        return -inf < self.sum < inf and min(self.counts) >= 0 and self.count < 2**63
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,22 +11,18 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, NumberDataPoint
-
-from gpumon.catalog import HOST, EntityKind, Since, Snapshot
+from gpumon.catalog import HOST, Entity, EntityKind, Histogram, Since, Snapshot
 from gpumon.export.exposition import DOWN
+from gpumon.export.otlp_count import Count, Value
 from gpumon.export.otlp_flow import Batch, Collect
-from gpumon.export.otlp_series import Count, Row, Series, deliver, rows_of
+from gpumon.export.otlp_requests import Requests
+from gpumon.export.otlp_series import Row, Rows, Series, rows_of
 from gpumon.export.otlp_signal import Sender
 
-CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
-DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
-# About 150 bytes each: a third of the 4 MB that gRPC servers take unless told otherwise.
-POINTS_PER_REQUEST = 10_000
 # Entities gone whose counters are remembered: far more than a node has devices, and at most a megabyte.
 GONE_LIMIT = 1_000
-
+# Those with histograms take ten kilobytes each.
+GONE_HISTOGRAMS_LIMIT = 100
 
 Key = tuple[EntityKind, tuple[str, ...]]
 
@@ -34,24 +30,24 @@ Key = tuple[EntityKind, tuple[str, ...]]
 class Encoder:
     """Turns snapshots into requests. Keeps one `Series` per entity of the newest snapshot, and some of those gone.
 
-    `started` is the Unix time from which gpumon's own counters count; `delta` sends counters as differences.
+    `started` is the Unix time from which gpumon's own counters count; `delta` sends counters and histograms as differences.
     """
 
     def __init__(self, sender: Sender, started: float, *, delta: bool = False) -> None:
         self._sender = sender
         self._started = _nanoseconds(started)
         self._delta = delta
-        self._rows: dict[EntityKind, tuple[Row, ...]] = {}
+        self._rows: dict[EntityKind, Rows] = {}
         self._series: dict[Key, Series] = {}
         self._gone: dict[Key, Series] = {}
 
     def encode(self, snapshot: Snapshot) -> Batch:
         """Give the requests for a snapshot; once they are delivered, call the batch's `delivered`."""
         at = _nanoseconds(snapshot.time)
-        since = {Since.GPUMON: self._started, Since.BOOT: _boot_time(snapshot) or at, Since.SOURCE: at}
-        requests = _Requests(self._sender, self._delta)
+        begun = {Since.GPUMON: self._started, Since.BOOT: _boot_time(snapshot) or at, Since.SOURCE: at}
+        told = _Told(at, begun, self._delta)
+        requests = Requests(self._sender, self._delta)
         newest: dict[Key, Series] = {}
-        counts: list[Count] = []
         for entity in snapshot.entities:
             key = (entity.kind, entity.labels)
             if key in newest:
@@ -61,25 +57,26 @@ class Encoder:
             rows = self._rows.get(entity.kind)
             if rows is None:
                 rows = self._rows[entity.kind] = rows_of(entity.kind)
-            for row in rows:
+            for row in rows.numbers:
                 value = entity.values[row.index]
                 if value is None or not -inf < value < inf:  # what is not finite was no reading
                     continue
-                start = 0
-                if row.counter:
-                    count = series.observe(row, since[row.since], at, value)
-                    counts.append(count)
-                    if self._delta and count.delivered_at == at:
-                        continue
-                    start, value = count.difference() if self._delta else (count.start, value)
-                requests.add(row, series.attributes, start, at, value)
+                if not row.counter:
+                    requests.add(row, series.attributes, 0, at, value)
+                elif (point := told.number(row, series, value)) is not None:
+                    requests.add(row, series.attributes, point[0], at, point[1])
+            if entity.histograms:
+                _add_histograms(requests, rows, series, entity, told)
         self._keep(newest)
-        return Batch(requests.serialize(), requests.items, delivered=lambda: deliver(counts))
+        return Batch(requests.serialize(), requests.items, delivered=told.delivered)
 
     def _keep(self, newest: dict[Key, Series]) -> None:
-        """Keep the newest series, and of those that are gone the counters, for they may come back (a GPU that hung)."""
-        self._gone.update((key, series) for key, series in self._series.items() if series.counts)
-        for key in list(self._gone)[: max(0, len(self._gone) - GONE_LIMIT)]:
+        """Keep the newest series, and of those that are gone what counts, for they may come back (a GPU that hung)."""
+        self._gone.update((key, series) for key, series in self._series.items() if series.counts or series.histograms)
+        large = [key for key, series in self._gone.items() if series.histograms]
+        for key in large[:-GONE_HISTOGRAMS_LIMIT]:
+            del self._gone[key]
+        for key in list(self._gone)[:-GONE_LIMIT]:
             del self._gone[key]
         self._series = newest
 
@@ -118,48 +115,51 @@ def _boot_time(snapshot: Snapshot) -> int | None:
     return next((_nanoseconds(boot) for host in snapshot.of(HOST) if (boot := host["boot_time_seconds"])), None)
 
 
-class _Requests:
-    """Collects points by metric, and begins another request when one is full."""
+class _Told:
+    """What is told of counters and histograms in one export: from when, and how much."""
 
-    def __init__(self, sender: Sender, delta: bool) -> None:
-        self._sender = sender
-        self._temporality = DELTA if delta else CUMULATIVE
-        self._full: list[bytes] = []
-        self.items = 0
-        self._begin()
+    def __init__(self, at: int, begun: dict[Since, int], delta: bool) -> None:
+        self.at = at
+        self._begun = begun
+        self._delta = delta
+        self._counts: list[Count[float]] = []
+        self._histograms: list[Count[Histogram]] = []
 
-    def _begin(self) -> None:
-        self._request = ExportMetricsServiceRequest()
-        metrics = self._request.resource_metrics.add(resource=self._sender.resource)
-        self._metrics = metrics.scope_metrics.add(scope=self._sender.scope).metrics
-        self._points: dict[str, Callable[..., NumberDataPoint]] = {}
+    def number(self, row: Row[float], series: Series, value: float) -> tuple[int, float] | None:
+        """Give the start of a counter and its value, or None while there is no difference to be told."""
+        return self._point(row, series, series.counts, self._counts, value)
 
-    def add(self, row: Row, attributes: bytes, start: int, at: int, value: float) -> None:
-        """Add one point; `start` of 0 is none."""
-        add = self._points.get(row.name) or self._declare(row)
-        point = add(start_time_unix_nano=start, time_unix_nano=at, as_double=value / row.divisor)
-        point.MergeFromString(attributes + row.attributes)
-        self.items += 1
-        if self.items % POINTS_PER_REQUEST == 0:
-            self._full.append(self._request.SerializeToString())
-            self._begin()
+    def histogram(self, row: Row[Histogram], series: Series, value: Histogram) -> tuple[int, Histogram] | None:
+        """Give the same of a histogram."""
+        return self._point(row, series, series.histograms, self._histograms, value)
 
-    def _declare(self, row: Row) -> Callable[..., NumberDataPoint]:
-        reading = row.column.reading
-        metric = self._metrics.add(name=row.name, unit=reading.otel_unit, description=reading.help)
-        if row.counter:
-            metric.sum.aggregation_temporality = self._temporality
-            metric.sum.is_monotonic = True
-            points = metric.sum.data_points
-        elif reading.otel and reading.otel.additive:
-            metric.sum.aggregation_temporality = CUMULATIVE
-            points = metric.sum.data_points
-        else:
-            points = metric.gauge.data_points
-        add = self._points[row.name] = points.add
-        return add
+    def delivered(self) -> None:
+        """Let the next differences begin here."""
+        for count in self._counts:
+            count.deliver()
+        for histogram in self._histograms:
+            histogram.deliver()
 
-    def serialize(self) -> tuple[bytes, ...]:
-        """Give all requests, encoded."""
-        rest = (self._request.SerializeToString(),) if self._points else ()
-        return (*self._full, *rest)
+    def _point(
+        self,
+        row: Row[Value],
+        series: Series,
+        known: dict[int, Count[Value]],
+        counts: list[Count[Value]],
+        value: Value,
+    ) -> tuple[int, Value] | None:
+        since = Since.GPUMON if series.counted_here else row.since
+        count = row.observe(known, since, self._begun[since], self.at, value)
+        counts.append(count)
+        if not self._delta:
+            return count.start, value
+        return None if count.delivered_at == self.at else row.difference(count)
+
+
+def _add_histograms(requests: Requests, rows: Rows, series: Series, entity: Entity, told: _Told) -> None:
+    for row in rows.histograms:
+        histogram = entity.histograms[row.index]
+        if histogram is not None and histogram.believable:
+            point = told.histogram(row, series, histogram)
+            if point is not None:
+                requests.add_histogram(row, series.histogram_attributes, point[0], told.at, point[1])

@@ -184,7 +184,7 @@ def _buckets(family: Family, rows: dict[EntityKind, list[HistogramRow]]) -> list
         for frames, histograms in rows.get(kind, ()):
             for i in positions:
                 histogram = histograms[i]
-                if histogram is None or not -inf < histogram.sum < inf:
+                if histogram is None or not histogram.believable:
                     continue
                 head, tail, count, total = frames[i]
                 seen = 0.0
