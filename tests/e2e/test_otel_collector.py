@@ -9,20 +9,26 @@ import json
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.export.otlp_process import ROOT, STARTED, TICKS, Gpumon, Series, free_port, label_set, page, until
+from tests.llm import servers
 from tests.tools import otelcol
 
-from gpumon.catalog import KINDS
+from gpumon.catalog import KINDS, EntityKind, Reading
 
 pytestmark = pytest.mark.e2e
 
 CONFIG = ROOT / "examples" / "otel-collector" / "config.yaml"
 UNITS = {"By": "bytes", "Cel": "celsius", "s": "seconds", "Hz": "hertz", "W": "watts", "J": "joules", "%": "percent"}
+# What the parts of a histogram are called on a page.
+PARTS = ("_bucket", "_count", "_sum")
 
 
 class Collector:
@@ -89,9 +95,10 @@ def points(resource_metrics: Any) -> dict[Series, dict[str, Any]]:
     """Give the points of what the collector wrote, with the metric they belong to."""
     found: dict[Series, dict[str, Any]] = {}
     for metric in resource_metrics["scopeMetrics"][0]["metrics"]:
-        form = "sum" if "sum" in metric else "gauge"
+        form = next(form for form in ("sum", "gauge", "histogram") if form in metric)
         for point in metric[form]["dataPoints"]:
-            key = metric["name"], label_set({a["key"]: a["value"]["stringValue"] for a in point.get("attributes", ())})
+            texts = {pair["key"]: "".join(pair["value"].values()) for pair in point.get("attributes", ())}
+            key = metric["name"], label_set(texts)
             assert key not in found
             found[key] = {**point, "metric": metric, "form": form}
     return found
@@ -103,21 +110,57 @@ def value(found: dict[Series, dict[str, Any]], name: str) -> float | None:
     return None if point is None else float(point["asDouble"])
 
 
+def numbers(point: dict[str, Any]) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Give the numbers of a point as a page has them: what follows the name, a further label, and the number."""
+    if point["form"] != "histogram":
+        yield "", {}, float(point["asDouble"])
+        return
+    seen = 0
+    for bound, count in zip((*point.get("explicitBounds", ()), inf), point["bucketCounts"], strict=True):
+        seen += int(count)
+        yield "_bucket", {"le": str(float(bound))}, seen
+    assert int(point["count"]) == seen
+    yield "_count", {}, seen
+    yield "_sum", {}, float(point["sum"])
+
+
+def flat(found: dict[Series, dict[str, Any]]) -> dict[Series, float]:
+    """Give every number of what the collector wrote, with OpenTelemetry's names."""
+    return {
+        (name + suffix, attributes | label_set(more)): number
+        for (name, attributes), point in found.items()
+        for suffix, more, number in numbers(point)
+    }
+
+
 def translated(series: Series) -> tuple[Series, float]:
     """Give the OTLP name, attributes and divisor of a sample of /metrics, as the catalogue has it."""
-    name, labels = series
-    given = dict(labels)
     for kind in KINDS:
-        attribute = {label.name: label.attribute for label in kind.labels}
         for column in kind.columns:
             own = dict(zip(column.reading.labels, column.key, strict=True))
-            rest = {key: text for key, text in given.items() if key not in own}
-            if kind.metric(column.reading) != name or own.items() - given.items() or rest.keys() - attribute.keys():
-                continue
-            attributes = {attribute[key]: text for key, text in rest.items()} | dict(column.attributes)
-            divisor = 1 / column.reading.otel.scale if column.reading.otel else 1.0
-            return (kind.otel_name(column.reading), label_set(attributes)), divisor
+            found = _renamed(series, kind, column.reading, own, dict(column.attributes))
+            if found is not None:
+                return found, 1 / column.reading.otel.scale if column.reading.otel else 1.0
+        for reading in kind.histograms:
+            for suffix in PARTS:
+                bound = {name: text for name, text in series[1] if name == "le"}
+                found = _renamed(series, kind, reading, bound, bound, suffix)
+                if found is not None:
+                    return found, 1.0
     raise AssertionError(f"{series} is not in the catalogue")
+
+
+def _renamed(
+    series: Series, kind: EntityKind, reading: Reading, own: dict[str, str], becomes: dict[str, str], suffix: str = ""
+) -> Series | None:
+    """Give a sample's OTLP name and attributes if it is of that reading; `own` are the labels its kind does not have."""
+    name, given = series[0], dict(series[1])
+    labels = {label.name: label for label in kind.labels}
+    rest = {key: text for key, text in given.items() if key not in own}
+    if kind.metric(reading) + suffix != name or own.items() - given.items() or rest.keys() - labels.keys():
+        return None
+    attributes = {key: str(some) for label, text in rest.items() for key, some in labels[label].attributes(text)}
+    return kind.otel_name(reading) + suffix, label_set(attributes | becomes)
 
 
 def by_prometheus_rules(found: dict[Series, dict[str, Any]]) -> dict[Series, float]:
@@ -130,7 +173,8 @@ def by_prometheus_rules(found: dict[Series, dict[str, Any]]) -> dict[Series, flo
         ratio = metric.get("unit") == "1" and point["form"] == "gauge"
         parts = [name.replace(".", "_"), unit, "ratio" if ratio else "", "total" if monotonic else ""]
         labels = {key.replace(".", "_"): text for key, text in attributes}
-        result["_".join(filter(None, parts)), label_set(labels)] = float(point["asDouble"])
+        for suffix, more, number in numbers(point):
+            result["_".join(filter(None, parts)) + suffix, label_set(labels | more)] = number
     return result
 
 
@@ -152,13 +196,44 @@ def collector(binary: Path, tmp_path: Path) -> Iterator[Collector]:
     running.stop()
 
 
+@pytest.fixture
+def model_server() -> Iterator[dict[str, str]]:
+    """Give the settings that make gpumon look at a model server, which answers with a page of vLLM's."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(servers.page("vllm-0.11"))
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield {
+            "GPUMON_LLM_SERVERS": f"vllm=http://127.0.0.1:{server.server_port}",
+            "GPUMON_LLM_POLL_INTERVAL_SECS": "1",
+            "GPUMON_OLLAMA_ENABLED": "false",
+        }
+        server.shutdown()
+        thread.join()
+
+
 def same_snapshot(gpumon: Gpumon, collector: Collector) -> tuple[dict[Series, float], dict[Series, dict[str, Any]]]:
-    """Give what /metrics served and what the collector wrote of one snapshot, told by its number."""
+    """Give what /metrics served and what the collector wrote of one snapshot, told by its number.
+
+    It is one in which the model server was looked at.
+    """
 
     def look() -> Any:
         samples = gpumon.samples()
         ticks = samples.get(TICKS, 0)
-        if ticks < 3:
+        if ticks < 3 or not any(name == "gpumon_llm_time_to_first_token_seconds_bucket" for name, _ in samples):
             return None
 
         def written() -> Any:
@@ -179,42 +254,56 @@ def same_snapshot(gpumon: Gpumon, collector: Collector) -> tuple[dict[Series, fl
     ],
 )
 def test_the_collector_has_what_metrics_says(
-    protocol: str, environ: dict[str, str], collector: Collector, tmp_path: Path
+    protocol: str, environ: dict[str, str], collector: Collector, model_server: dict[str, str], tmp_path: Path
 ) -> None:
     """Every sample of a page is a point of that snapshot with the same value and labels, and no point is more."""
     endpoint = f"http://127.0.0.1:{collector.grpc if protocol == 'grpc' else collector.http}"
-    with Gpumon(tmp_path, endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, NODE_NAME="gpu-7", **environ) as gpumon:
+    environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "NODE_NAME": "gpu-7", **environ, **model_server}
+    with Gpumon(tmp_path, endpoint, **environ) as gpumon:
         samples, written = same_snapshot(gpumon, collector)
     assert len(samples) > 1000
     assert len({point["timeUnixNano"] for point in written.values()}) == 1
+    numbers_of = flat(written)
     for series, sample in samples.items():
         if series[0] != "gpumon_snapshot_age_seconds":  # of the moment of the scrape; OTLP has time stamps
             key, divisor = translated(series)
-            assert float(written.pop(key)["asDouble"]) == sample / divisor, series
-    assert written == {}
+            assert numbers_of.pop(key) == sample / divisor, series
+    assert numbers_of == {}
+    names = {
+        "gen_ai.server.time_to_first_token",
+        "gen_ai.server.request.duration",
+        "gen_ai.server.time_per_output_token",
+    }
+    histograms = [(name, point) for (name, _), point in written.items() if point["form"] == "histogram"]
+    assert names <= {name for name, _ in histograms}
+    assert {point["metric"]["histogram"]["aggregationTemporality"] for _, point in histograms} == {2}  # cumulative
     resource = collector.requests("resourceMetrics")[0]["resource"]["attributes"]
     attributes = {pair["key"]: pair["value"]["stringValue"] for pair in resource}
     assert attributes["service.name"] == "gpumon"
     assert attributes["host.name"] == attributes["k8s.node.name"] == "gpu-7"
 
 
-def test_counters_have_starts_and_prometheus_gets_the_same_names(collector: Collector, tmp_path: Path) -> None:
+def test_counters_have_starts_and_prometheus_gets_the_same_names(
+    collector: Collector, model_server: dict[str, str], tmp_path: Path
+) -> None:
     """What the collector makes of it for Prometheus has our own names where the conventions have none."""
     # Snapshots far enough apart to look at both pages in between.
-    poll = {"GPUMON_SERVICE_POLL_INTERVAL_SECS": "5"}
-    with Gpumon(tmp_path, f"http://127.0.0.1:{collector.grpc}", **poll) as gpumon:
+    environ = {"GPUMON_SERVICE_POLL_INTERVAL_SECS": "5", **model_server}
+    with Gpumon(tmp_path, f"http://127.0.0.1:{collector.grpc}", **environ) as gpumon:
         samples, written = same_snapshot(gpumon, collector)
         served = until(lambda: _if_ticks(exported(collector.prometheus), samples[TICKS]), "the same snapshot")
     assert served == by_prometheus_rules(written)
     ours = {
-        kind.metric(reading)
+        kind.metric(reading) + suffix
         for kind in KINDS
-        for reading in kind.readings
+        for reading in (*kind.readings, *kind.histograms)
+        for suffix in (PARTS if reading in kind.histograms else ("",))
         if not reading.otel and kind.prefix is not None
     }
+    assert "gpumon_llm_time_to_first_token_ms_bucket" in ours
     assert {name for name, _ in samples} & ours - {"gpumon_snapshot_age_seconds"} <= {name for name, _ in served}
     for point in written.values():
-        if point["metric"].get("sum", {}).get("isMonotonic"):
+        if point["form"] == "histogram" or point["metric"].get("sum", {}).get("isMonotonic"):
             assert 0 < int(point["startTimeUnixNano"]) <= int(point["timeUnixNano"])
 
 

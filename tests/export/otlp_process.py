@@ -100,4 +100,5 @@ def page(port: int) -> dict[Series, float]:
 
 
 def label_set(pairs: dict[str, str]) -> frozenset[tuple[str, str]]:
-    return frozenset((name, value) for name, value in pairs.items() if value)
+    """Give labels to compare: none is empty, and a bucket's bound is written in one way."""
+    return frozenset((name, str(float(value)) if name == "le" else value) for name, value in pairs.items() if value)

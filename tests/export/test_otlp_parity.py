@@ -38,7 +38,7 @@ def pushed(snapshot: Snapshot) -> dict[Series, tuple[float | Histogram, int]]:
     found: dict[Series, tuple[float | Histogram, int]] = {}
     for body in batch.bodies:
         for metric in ExportMetricsServiceRequest.FromString(body).resource_metrics[0].scope_metrics[0].metrics:
-            form = metric.WhichOneof("data")
+            form = str(metric.WhichOneof("data"))
             for point in getattr(metric, form).data_points:
                 key = metric.name, _labels({pair.key: made.text(pair.value) for pair in point.attributes})
                 assert key not in found
