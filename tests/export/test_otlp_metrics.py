@@ -16,8 +16,8 @@ from gpumon.export.otlp_metrics import Encoder
 from gpumon.export.otlp_signal import sender
 
 CUMULATIVE, DELTA = otlp_requests.CUMULATIVE, otlp_requests.DELTA
-# Of the 4 MB that gRPC servers take unless told otherwise, for each point of a full request.
-BYTES_PER_POINT = 4_194_304 / otlp_requests.POINTS_PER_REQUEST
+# What gRPC servers take unless told otherwise.
+SERVER_BYTES = 4_194_304
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -319,26 +319,16 @@ def test_host_and_port_are_attributes_of_their_own(server: str, attributes: dict
     assert found == rest | attributes
 
 
-def test_large_snapshots_are_sent_in_parts(monkeypatch: Any) -> None:
-    """No request holds more points than a server takes, and the parts are the whole."""
-    whole = points(encoder().encode(made.snapshot()))
-    monkeypatch.setattr(otlp_requests, "POINTS_PER_REQUEST", 100)
-    batch = encoder().encode(made.snapshot())
-    assert len(batch.bodies) > len(whole) // 100
-    assert max(map(len, batch.bodies)) < 100 * BYTES_PER_POINT
-    assert points(batch).keys() == whole.keys()
-    assert batch.items == len(whole)
-
-
-def test_requests_of_histograms_are_no_longer(monkeypatch: Any) -> None:
-    """A histogram with many buckets takes the place of many points."""
-    monkeypatch.setattr(otlp_requests, "POINTS_PER_REQUEST", 100)
-    fine = tuple(index / 10 for index in range(200))
-    entities = [traffic(Histogram(fine, (1e9,) * 201, 1.0), server=f"127.0.0.1:{port}") for port in range(1000, 1100)]
-    batch = encoder().encode(Snapshot(made.START, 1, 1, tuple(entities)))
-    assert batch.items == len(points(batch)) == 100
-    assert len(batch.bodies) > 10
-    assert max(map(len, batch.bodies)) < 100 * BYTES_PER_POINT
+def test_large_snapshots_are_sent_in_parts() -> None:
+    """No request is longer than a server takes, and the parts are the whole: many points, long labels, many buckets."""
+    whole = made.snapshot(devices=200)
+    fine = tuple(index / 10 for index in range(2000))
+    entities = [traffic(Histogram(fine, (1e9,) * 2001, 1.0), server=f"127.0.0.1:{port}") for port in range(1000, 1300)]
+    batch = encoder().encode(replace(whole, entities=(*whole.entities, *entities)))
+    assert len(batch.bodies) > 4
+    assert SERVER_BYTES / 2 < max(map(len, batch.bodies)) < SERVER_BYTES
+    count = sum(len(entity.values) + len(entity.histograms) for entity in whole.entities) + len(entities)
+    assert batch.items == len(points(batch)) == count
 
 
 def test_nothing_is_kept_of_what_comes_and_goes() -> None:

@@ -15,10 +15,10 @@ from gpumon.export.otlp_signal import Sender
 
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
-# About 150 bytes each: a third of the 4 MB that gRPC servers take unless told otherwise.
-POINTS_PER_REQUEST = 10_000
-# So many buckets of a histogram, 16 bytes each, are as long as a point.
-BUCKETS_PER_POINT = 9
+# gRPC servers take 4 MB unless told otherwise; the rest is for names and helps of metrics, 300 bytes each, and the resource.
+BYTES_PER_REQUEST = 3_000_000
+# A point without its attributes, and what a histogram's has besides: count and sum; bound and number of a bucket.
+POINT_BYTES, HISTOGRAM_BYTES, BUCKET_BYTES = 32, 24, 16
 
 
 class Requests:
@@ -36,14 +36,15 @@ class Requests:
         metrics = self._request.resource_metrics.add(resource=self._sender.resource)
         self._metrics = metrics.scope_metrics.add(scope=self._sender.scope).metrics
         self._points: dict[str, Callable[..., Any]] = {}
-        self._room = POINTS_PER_REQUEST
+        self._room = BYTES_PER_REQUEST
 
     def add(self, row: Row[float], attributes: bytes, start: int, at: int, value: float) -> None:
         """Add one point; `start` of 0 is none."""
         add = self._points.get(row.name) or self._declare_number(row)
         point = add(start_time_unix_nano=start, time_unix_nano=at, as_double=value / row.divisor)
-        point.MergeFromString(attributes + row.attributes)
-        self._count(1)
+        more = attributes + row.attributes
+        point.MergeFromString(more)
+        self._count(POINT_BYTES + len(more))
 
     def add_histogram(self, row: Row[Histogram], attributes: bytes, start: int, at: int, histogram: Histogram) -> None:
         """Add one point with a histogram's own bounds."""
@@ -57,8 +58,9 @@ class Requests:
             bucket_counts=counts,
             explicit_bounds=histogram.bounds,
         )
-        point.MergeFromString(attributes + row.attributes)
-        self._count(1 + len(counts) // BUCKETS_PER_POINT)
+        more = attributes + row.attributes
+        point.MergeFromString(more)
+        self._count(POINT_BYTES + HISTOGRAM_BYTES + BUCKET_BYTES * len(counts) + len(more))
 
     def _count(self, size: int) -> None:
         self.items += 1
