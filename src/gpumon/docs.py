@@ -74,8 +74,8 @@ def _kind(kind: EntityKind) -> str:
 
 
 def _attributes(label: Label) -> str:
-    port = f", its port `{label.otel_port}`" if label.otel_port else ""
-    return f"`{label.attribute}`{port}"
+    others = label.otel_form.attributes if label.otel_form else ()
+    return ", ".join(f"`{name}`" for name in dict.fromkeys((label.attribute, *(name for name, _ in others))))
 
 
 def _reading(kind: EntityKind, reading: Reading) -> tuple[str, ...]:

@@ -9,7 +9,21 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from tests.export import otlp_made as made
 
-from gpumon.catalog import AGE, GPU, GPU_XID, HOST, KINDS, LLM_TRAFFIC, Entity, EntityKind, Histogram, Reading, Snapshot
+from gpumon.catalog import (
+    AGE,
+    GPU,
+    GPU_PROCESS,
+    GPU_XID,
+    HOST,
+    KINDS,
+    LLM_TRAFFIC,
+    WORKLOAD,
+    Entity,
+    EntityKind,
+    Histogram,
+    Reading,
+    Snapshot,
+)
 from gpumon.export import otlp_metrics, otlp_requests
 from gpumon.export.otlp_flow import Batch
 from gpumon.export.otlp_metrics import Encoder
@@ -306,7 +320,7 @@ def test_a_histogram_that_cannot_be_is_left_out() -> None:
         ("127.0.0.1:8000", {"server.address": "127.0.0.1", "server.port": 8000}),
         ("[::1]:8000", {"server.address": "::1", "server.port": 8000}),
         ("vllm.local", {"server.address": "vllm.local"}),
-        ("vllm:65536", {"server.address": "vllm:65536"}),
+        ("vllm:123456", {"server.address": "vllm:123456"}),
         ("", {}),
     ],
 )
@@ -348,6 +362,32 @@ def test_few_histograms_are_kept_of_what_is_gone() -> None:
         entity = traffic(Histogram((), (1.0,), 1.0), server=f"127.0.0.1:{number}")
         subject.encode(Snapshot(made.START + number, number, number, (entity,)))
     assert len(subject._gone) == otlp_metrics.GONE_HISTOGRAMS_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("where", "attributes"),
+    [
+        (
+            ("ml", "llama-0", "server"),
+            {"k8s.namespace.name": "ml", "k8s.pod.name": "llama-0", "k8s.container.name": "server"},
+        ),
+        (("", "", "0123456789ab"), {"container.id": "0123456789ab"}),  # a container outside Kubernetes
+        (("", "", ""), {}),
+    ],
+)
+def test_readings_of_pods_and_containers_say_whose_they_are(
+    where: tuple[str, str, str], attributes: dict[str, str]
+) -> None:
+    """The conventions' attributes for pods and containers, on workloads and on single processes."""
+    workload = (*("0", "GPU-1", "ml_training"), *where, "")
+    process = (*("0", "H100", "GPU-1", "", "4242", "python3", "root", "ml_training"), *where)
+    pids = []
+    for kind, labels in ((WORKLOAD, workload), (GPU_PROCESS, process)):
+        [(_, found)] = points(encoder().encode(one(kind, made.START, 1, labels, memory_used_bytes=1.0)))
+        names = ("k8s.", "container")
+        assert {name: value for name, value in found if name.startswith(names)} == attributes
+        pids += [value for name, value in found if name == "process.pid"]
+    assert pids == ["4242"]
 
 
 def test_a_snapshot_is_collected_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gpumon.catalog import KINDS
 from gpumon.export.otlp_resource import attributes
 from gpumon.settings import SettingsError
 
@@ -34,9 +35,15 @@ def test_in_kubernetes_the_node_is_the_host() -> None:
     )
     assert found["host.name"] == found["k8s.node.name"] == "gpu-7"
     assert found["k8s.cluster.name"] == "lab"
-    assert found["k8s.pod.name"] == "gpumon-x7k2p"
-    assert "k8s.pod.uid" not in found
     assert resource(K8S_NODE_NAME="a", NODE_NAME="b")["k8s.node.name"] == "a"
+
+
+def test_the_resource_hides_no_attribute_of_a_reading() -> None:
+    """Collectors that make labels of resource attributes put them over a point's: a pod's name would be gpumon's."""
+    found = resource(NODE_NAME="gpu-7", POD_NAME="gpumon-x7k2p", POD_NAMESPACE="monitoring", POD_UID="1-2")
+    labels = [label for kind in KINDS for label in kind.labels]
+    forms = [name for label in labels if label.otel_form for name, _ in label.otel_form.attributes]
+    assert not found.keys() & {*forms, *(label.attribute for label in labels)}
 
 
 def test_the_environment_has_the_last_word() -> None:

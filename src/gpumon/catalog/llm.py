@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from gpumon.catalog.model import EntityKind, Label, Otel, Reading, Since
+from gpumon.catalog.model import EntityKind, Form, Label, Otel, Reading, Since
 
 SERVER = Label(
     "server",
     "Address of the server, as in 127.0.0.1:11434.",
     otel="server.address",
-    otel_port="server.port",
+    otel_form=Form(r"\[?(.+?)\]?:([0-9]{1,5})", (("server.address", str), ("server.port", int))),
 )
 SERVER_KIND = Label("kind", "Kind of server, as in ollama or vllm.", otel="gen_ai.provider.name")
 MODEL = Label(

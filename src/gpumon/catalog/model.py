@@ -5,6 +5,7 @@ Imports only the standard library, so that sinks, tools and docs can use the cat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -159,15 +160,20 @@ class Reading:
         return UNITS[self.unit] if self.unit else ""
 
 
-HIGHEST_PORT = 65535
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form that a label's value may have, as a pattern, and the OpenTelemetry attributes that its groups become."""
+
+    pattern: str
+    attributes: tuple[tuple[str, type[str | int]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
     """One label of an entity; `sources` say how an identity label of a device is read.
 
-    `otel` is the OpenTelemetry attribute it becomes, where the conventions have one; `otel_port` is the one that takes
-    the port of a value like `host:port`, which the conventions keep apart.
+    `otel` is the OpenTelemetry attribute it becomes, where the conventions have one; a value of the form `otel_form`
+    becomes others, where the conventions keep apart what the label does not.
     `counted_here` are the values under which gpumon counts itself, since its start, whatever a reading's `since` is.
     """
 
@@ -175,7 +181,7 @@ class Label:
     help: str
     sources: tuple[Source, ...] = ()
     otel: str | None = None
-    otel_port: str | None = None
+    otel_form: Form | None = None
     counted_here: tuple[str, ...] = ()
 
     @property
@@ -184,10 +190,10 @@ class Label:
         return self.otel or self.name
 
     def attributes(self, value: str) -> tuple[tuple[str, str | int], ...]:
-        """Give the OpenTelemetry attributes that a value becomes: none if it is empty, two for host and port."""
-        host, _, port = value.rpartition(":")
-        if self.otel_port and host and port.isascii() and port.isdecimal() and int(port) <= HIGHEST_PORT:
-            return (self.attribute, host.strip("[]")), (self.otel_port, int(port))
+        """Give the OpenTelemetry attributes that a value becomes; an empty one becomes none."""
+        form = self.otel_form
+        if form is not None and (match := re.fullmatch(form.pattern, value)):
+            return tuple((name, of(text)) for (name, of), text in zip(form.attributes, match.groups(), strict=True))
         return ((self.attribute, value),) if value else ()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpumon.catalog.gpu import GPU_LABELS
-from gpumon.catalog.model import EntityKind, Label, Reading, Since
+from gpumon.catalog.model import EntityKind, Form, Label, Reading, Since
 
 CATEGORY = Label(
     "category", "gaming, llm_inference, ml_training, general_compute, or unknown for what no rule could tell."
@@ -20,6 +20,7 @@ WHERE = (
         "container",
         "Name of the container in the pod; outside Kubernetes the first 12 digits of the container's id; empty for neither.",
         otel="k8s.container.name",
+        otel_form=Form(r"([0-9a-f]{12})", (("container.id", str),)),
     ),
 )
 
@@ -110,9 +111,14 @@ GPU_PROCESS = EntityKind(
     labels=(
         *GPU_LABELS,
         Label("gpu_instance_id", "GPU instance of its MIG device; empty without."),
-        Label("pid", "Process id, as the host counts.", otel="process.pid"),
+        Label(
+            "pid",
+            "Process id, as the host counts.",
+            otel="process.pid",
+            otel_form=Form(r"([0-9]{1,10})", (("process.pid", int),)),
+        ),
         Label("name", "The kernel's name of the process.", otel="process.executable.name"),
-        Label("user", "User it runs as."),
+        Label("user", "User it runs as.", otel="process.owner"),
         CATEGORY,
         *WHERE,
     ),

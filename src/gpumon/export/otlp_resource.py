@@ -9,12 +9,11 @@ from urllib.parse import unquote
 from gpumon.settings import SettingsError
 
 # The variables of a pod from which its attributes come; the chart sets them by the downward API.
+# Not the names of gpumon's own pod: readings carry those of the pods they are of, and a collector that makes labels of
+# resource attributes would overwrite them with gpumon's.
 FROM_ENVIRONMENT = {
     "k8s.node.name": ("K8S_NODE_NAME", "NODE_NAME"),
     "k8s.cluster.name": ("K8S_CLUSTER_NAME", "CLUSTER_NAME"),
-    "k8s.namespace.name": ("K8S_NAMESPACE_NAME", "POD_NAMESPACE"),
-    "k8s.pod.name": ("K8S_POD_NAME", "POD_NAME"),
-    "k8s.pod.uid": ("K8S_POD_UID", "POD_UID"),
 }
 # Names that are hashed with this are gpumon's and nobody else's; a random number, chosen once.
 NAMESPACE = uuid.UUID("0a6f5c1e-7d0f-4b8e-9a4e-2c54f1a3b7d6")
