@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from tests.node import Node
 
 from gpumon.catalog import GPU, LLM_ENERGY, LLM_TRAFFIC, Entity
 from gpumon.llm.energy import WINDOW_SECONDS, Energy, EnergyUse
+from tests.node import Node
 
 SERVER, KIND = "127.0.0.1:8000", "vllm"
 

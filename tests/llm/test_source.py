@@ -9,7 +9,6 @@ from typing import Any, Self
 import pytest
 import structlog
 from structlog.testing import capture_logs
-from tests.llm.servers import BLOB, Imitation, ollama, page, resident, serving, slot, vllm
 
 from gpumon.catalog import (
     LLM_MODEL,
@@ -27,6 +26,7 @@ from gpumon.llm.names import ModelNames
 from gpumon.llm.request import ModelRequest, Outcome, RequestSource
 from gpumon.llm.sessions import Sessions
 from gpumon.llm.source import STALE_POLLS, LlmSource
+from tests.llm.servers import BLOB, Imitation, ollama, page, resident, serving, slot, vllm
 
 INTERVAL = 5.0
 
