@@ -62,6 +62,7 @@ PLAIN = {
     *("banks", "count", "cpus", "errors", "failures", "fds", "lost", "pages", "replays", "rows", "threads", "ticks"),
     *("action", "attribution", "denied", "dropped", "limit", "out", "processes", "generation", "load1", "width"),
     *("loaded", "loads", "renamed", "requests", "running", "tokens", "unloads", "waiting"),
+    *("connections", "refused", "unreachable", "unreadable"),
 }
 
 # Names that DESIGN fixes and that end in no base unit.

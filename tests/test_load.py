@@ -209,6 +209,15 @@ def test_a_text_is_a_text(home: Path, token: str) -> None:
         ("[service]\ndata_dir = ''", ["service.data_dir", "a path."]),
         ('[service]\ndata_dir = "/a\\nb"', ["/a\\nb"]),
         ("[ollama]\napi_url = 'localhost:11434'", ["http:// or https://", "or empty"]),
+        *(
+            (f"[proxy]\nlisten = '{text}'", [f'proxy.listen is "{text}"', "an address and a port"])
+            for text in ("11435", ":11435", "h:1", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:000065536", "::1:5", "[::1]")
+        ),
+        ("[proxy]\nlisten = 'localhost:11434'", ["proxy.listen is", "proxy.upstream is", "must have a port each"]),
+        (
+            "[proxy]\nlisten = '10.0.0.1:80'\nupstream = 'http://10.0.0.1'",
+            ['proxy.listen is "10.0.0.1:80"', "must have a port each"],
+        ),
         ("service = 5", ["service is 5", "a section, written [service]"]),
         ("[[service]]", ["service is a list"]),
         ("[service\n", ["not valid TOML", "line 1"]),
@@ -386,3 +395,9 @@ def test_an_error_apart_is_the_same_sentence() -> None:
     with pytest.raises(SettingsError) as caught:
         read_apart(None, environ)
     assert str(caught.value) == refusal(None, environ)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:11435", "0.0.0.0:1", "localhost:65535", "[::1]:11434", "[::]:80"])
+def test_what_the_proxy_listens_on_is_an_address_and_a_port(text: str) -> None:
+    """IPv6 in brackets, as in a URL."""
+    assert load(None, {"GPUMON_PROXY_LISTEN": text, "GPUMON_OLLAMA_API_PORT": "5"}).proxy.listen == text

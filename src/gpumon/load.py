@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gpumon.apart import apart
 from gpumon.settings import ENV_PREFIX, Option, Settings, SettingsError, Value, options
@@ -53,7 +54,24 @@ COMBINATIONS = (
         ),
         "they must differ, because both are ports of this machine",
     ),
+    Combination(
+        ("proxy.listen", "proxy.upstream", "ollama.api_url", "ollama.api_port"),
+        lambda s: bool(s.proxy.listen) and _calls_itself(s),
+        "the proxy and the model server must have a port each",
+    ),
 )
+
+
+def _calls_itself(settings: Settings) -> bool:
+    """Say whether the proxy's upstream is the port it listens on."""
+    upstream = urlsplit(settings.proxy.upstream or settings.ollama.api_url)
+    host, port = (
+        upstream.hostname or "localhost",
+        upstream.port or (settings.ollama.api_port if not upstream.netloc else 80),
+    )
+    address, _, listen_port = settings.proxy.listen.rpartition(":")
+    here = ("localhost", "127.0.0.1", "::1", address.strip("[]"))
+    return str(port) == listen_port and host in here
 
 
 def read_apart(config: str | None, environ: Mapping[str, str] = os.environ) -> Settings:

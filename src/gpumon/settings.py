@@ -22,6 +22,7 @@ FORMS = {
     "url": "a URL that begins with http:// or https://",
     "servers": "URLs that begin with http:// or https://, separated by spaces, each with KIND= before it or without",
     "address": 'an IP address or "localhost"',
+    "listen": "an address and a port, as in 127.0.0.1:11435",
     "tables": "a list of tables, or the same as JSON text",
 }
 
@@ -180,6 +181,25 @@ class Llm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """Measuring requests to a model server by passing them on; see proxy.md."""
+
+    listen: str = option(
+        "", "Address and port clients send their requests to; empty is no proxy in the daemon.", form="listen"
+    )
+    upstream: str = option("", "Base URL of the model server; empty is Ollama as [ollama] has it.", form="url")
+    max_connections: int = option(
+        1000, "Connections of clients at a time; those beyond it are answered with 503.", minimum=1, maximum=20000
+    )
+    drain_secs: float = option(
+        0.0, "Seconds that replies under way may go on when gpumon is told to stop.", minimum=0, maximum=3600
+    )
+    rewrite_host: bool = option(
+        False, "Send the upstream's name as Host; a server that checks names is then asked by one it knows."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
     """History on disk."""
 
@@ -233,6 +253,7 @@ class Settings:
     kubernetes: Kubernetes = field(default_factory=Kubernetes)
     ollama: Ollama = field(default_factory=Ollama)
     llm: Llm = field(default_factory=Llm)
+    proxy: Proxy = field(default_factory=Proxy)
     storage: Storage = field(default_factory=Storage)
     telemetry: Telemetry = field(default_factory=Telemetry)
     alerts: Alerts = field(default_factory=Alerts)

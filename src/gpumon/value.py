@@ -54,6 +54,8 @@ def _is_allowed(option: Option, text: str) -> bool:
         return all(_is_url(url) for _, url in named_servers(text)) and text.isprintable()
     if option.form == "address":
         return _is_address(text)
+    if option.form == "listen":
+        return _is_listen(text)
     return text.isprintable()
 
 
@@ -66,6 +68,13 @@ def _is_url(text: str) -> bool:
     except ValueError:
         return False
     return named and text.isprintable() and " " not in text
+
+
+def _is_listen(text: str) -> bool:
+    address, _, port = text.rpartition(":")
+    bare = address.removeprefix("[").removesuffix("]")
+    whole = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535
+    return whole and _is_address(bare) and (":" in bare) == address.startswith("[")
 
 
 def _is_address(text: str) -> bool:

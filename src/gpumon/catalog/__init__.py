@@ -61,6 +61,7 @@ from gpumon.catalog.process import (
     SHARE_REASON,
     WORKLOAD,
 )
+from gpumon.catalog.proxy import LLM_PROXY
 
 # In the order in which they are documented and exposed.
 KINDS = (
@@ -76,6 +77,7 @@ KINDS = (
     *GPU_KINDS,
     *PROCESS_KINDS,
     *LLM_KINDS,
+    LLM_PROXY,
     HOST,
     PROCESS,
 )
@@ -104,6 +106,7 @@ __all__ = [
     "LLM_MODEL",
     "LLM_MODEL_INFO",
     "LLM_MODEL_LOADS",
+    "LLM_PROXY",
     "LLM_RECORDS",
     "LLM_SERVER",
     "LLM_SERVER_INFO",
