@@ -30,10 +30,12 @@ from gpumon.log import Logger
 from gpumon.memory import use_one_arena
 from gpumon.sampler import Sampler
 from gpumon.settings import Settings, reserved_in_use
+from gpumon.source import Source
 from gpumon.trace import OFF, Off, Recorder
 
 if TYPE_CHECKING:
     from gpumon.export.otlp import Otlp
+    from gpumon.llm.proxy.exchange import Measured
     from gpumon.process.rules import Rule
     from gpumon.process.source import ProcessSource
     from gpumon.web.webconfig import WebConfig
@@ -120,8 +122,13 @@ class Service:
         self._rules = user_rules(settings)
         # Nobody takes rows of requests yet, so that none wait.
         self.sessions = Sessions(ModelNames(settings.llm.model_limit), waiting_limit=0)
+        targets = named(settings.ollama, settings.llm)
+        if settings.proxy.listen:
+            from gpumon.llm.proxy.server import watched
+
+            targets = watched(targets, settings)
         self._llm = LlmSource(
-            named(settings.ollama, settings.llm),
+            targets,
             self.sessions,
             self._logger,
             interval=settings.llm.poll_interval_secs,
@@ -155,8 +162,9 @@ class Service:
             self._handle_signals()
             self._llm.start()
             stack.push_async_callback(self._llm.stop)
+            proxies = await self._serve_proxy(stack)
             sampler = Sampler(
-                (self._gpu, self._llm, HostSource()),
+                (self._gpu, self._llm, *proxies, HostSource()),
                 self._hub,
                 self._logger,
                 interval=self._settings.service.poll_interval_secs,
@@ -293,6 +301,23 @@ class Service:
         scheme = "https" if self._web_config is not None and self._web_config.tls is not None else "http"
         url = f"{scheme}://localhost:{server.port}/metrics"
         self._logger.info("gpumon is running", version=__version__, metrics=url)
+
+    async def _serve_proxy(self, stack: AsyncExitStack) -> tuple[Source, ...]:
+        if not self._settings.proxy.listen:
+            return ()
+        from gpumon.llm.proxy.server import Proxy, upstream
+
+        proxy = Proxy(self._settings.proxy, upstream(self._settings), self._logger, self._take_request)
+        await proxy.start()
+        stack.push_async_callback(proxy.stop)
+        self._logger.info("proxy listens", listen=self._settings.proxy.listen, upstream=proxy.upstream)
+        return (proxy,)
+
+    def _take_request(self, measured: Measured) -> None:
+        """Take a request that the proxy measured."""
+        self.sessions.record(measured.request)
+        if self._recorder is not OFF:
+            self._recorder.add(measured.span())
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

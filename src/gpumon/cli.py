@@ -6,12 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gpumon import __version__
-from gpumon.settings import SettingsError
+from gpumon.settings import Settings, SettingsError
 
 BAD_INPUT = 2
 
@@ -45,7 +45,27 @@ def _run(given: argparse.Namespace) -> int:
     from gpumon.load import read_apart
 
     # Settings are read before anything else is imported: the child that reads them begins as a copy of this process.
+    return _serve(read_apart(given.config), given.simulate)
+
+
+def _proxy(given: argparse.Namespace) -> int:
+    from gpumon.load import read_apart
+
     settings = read_apart(given.config)
+    if not settings.proxy.listen:
+        raise SettingsError("proxy.listen is empty; set it to an address and a port, as in 127.0.0.1:11435")
+    # Whoever reads the GPUs and watches other servers is another gpumon, on the node; this one is beside one server.
+    settings = replace(
+        settings,
+        gpu=replace(settings.gpu, enable_nvml=False, fallback_to_nvidia_smi=False, read_kernel_log=False),
+        processes=replace(settings.processes, enabled=False),
+        ollama=replace(settings.ollama, enabled=False),
+        llm=replace(settings.llm, servers=""),
+    )
+    return _serve(settings, simulate=None)
+
+
+def _serve(settings: Settings, simulate: str | None) -> int:
     web_config = None
     if settings.telemetry.enable_prometheus and settings.telemetry.web_config_file:
         from gpumon.web.webconfig import load_web_config_apart
@@ -58,7 +78,7 @@ def _run(given: argparse.Namespace) -> int:
     from gpumon import app
 
     try:
-        return app.run(settings, given.simulate, web_config)
+        return app.run(settings, simulate, web_config)
     except app.StartError as error:
         raise SettingsError(str(error)) from error
 
@@ -112,6 +132,7 @@ SIMULATE = (
 )
 COMMANDS = (
     Command("run", "run the service (the default)", _run, (CONFIG, SIMULATE)),
+    Command("proxy", "pass requests on to a model server and measure them, without reading GPUs", _proxy, (CONFIG,)),
     Command("check", "look for what would keep the service from working, and say what to do", _check, (CONFIG,)),
     Command(
         "capture",
