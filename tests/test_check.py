@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gpumon.apart import apart
-from gpumon.check import CHECKS, Check, driver, examine, line, machine, models
+from gpumon.check import CHECKS, Check, driver, examine, line, machine, models, processes
 from gpumon.check.finding import Finding, Status
 from gpumon.gpu.nvml import Nvml, load_error
 from gpumon.settings import Settings, options
@@ -321,7 +321,7 @@ def test_pid_view(tmp_path: Path, namespace: str | None, comm: str | None, statu
     if comm:
         (tmp_path / "2").mkdir()
         (tmp_path / "2/comm").write_text(comm)
-    finding = machine.pid_view(DEFAULT, tmp_path)
+    finding = processes.pid_view(DEFAULT, tmp_path)
     assert finding.status is status
     if status is Status.WARN:
         assert "--pid=host" in finding.advice
@@ -331,13 +331,46 @@ def test_pid_view(tmp_path: Path, namespace: str | None, comm: str | None, statu
 def test_kubelet(tmp_path: Path) -> None:
     """Its socket is wanted in Kubernetes only, and must be one that can be opened."""
     path = tmp_path / "kubelet.sock"
-    assert machine.kubelet(DEFAULT, path, in_kubernetes=False).status is Status.INFO
-    assert machine.kubelet(DEFAULT, path, in_kubernetes=True).status is Status.WARN
+    assert processes.kubelet(DEFAULT, path, in_kubernetes=False).status is Status.INFO
+    assert processes.kubelet(DEFAULT, path, in_kubernetes=True).status is Status.WARN
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
-        assert "Connection refused" in machine.kubelet(DEFAULT, path, in_kubernetes=True).found
+        assert "Connection refused" in processes.kubelet(DEFAULT, path, in_kubernetes=True).found
         server.listen()
-        assert machine.kubelet(DEFAULT, path, in_kubernetes=True).status is Status.OK
+        finding = processes.kubelet(DEFAULT, path, in_kubernetes=True)
+        assert finding.status is Status.WARN
+        assert "does not answer" in finding.found
+    path.unlink()
+    from tests.process.kubelet import Kubelet, always
+
+    with Kubelet(path, always([("ns", "pod", "c", "nvidia.com/gpu", ["GPU-1"])])):
+        finding = processes.kubelet(DEFAULT, path, in_kubernetes=True)
+    assert (finding.status, finding.found) == (Status.OK, f"answers at {path}: pods with GPUs: 1")
+
+
+def test_pid_view_of_a_mounted_proc(tmp_path: Path) -> None:
+    """With processes.proc_root it is that /proc which must be the host's."""
+    mounted = with_options("processes", proc_root=str(tmp_path))
+    finding = processes.pid_view(mounted)
+    assert finding.status is Status.WARN
+    assert str(tmp_path) in finding.found
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/comm").write_text("kthreadd\n")
+    assert processes.pid_view(mounted).status is Status.OK
+    assert processes.pid_view(with_options("processes", enabled=False)).status is Status.INFO
+
+
+def test_process_facts(tmp_path: Path) -> None:
+    """Without the right to look into other users' processes some rules cannot be tried; a wrong rule is a failure."""
+    wrong = processes.facts(with_options("processes", rules='[{"category": "games"}]'))
+    assert wrong.status is Status.FAIL
+    assert "allowed is one of gaming" in wrong.found
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/status").write_text("CapEff:\t0000000000080000\n")
+    assert processes.facts(DEFAULT, tmp_path).status is Status.OK
+    (tmp_path / "self/status").write_text("CapEff:\t0000000000000000\n")
+    expected = Status.OK if os.geteuid() == 0 else Status.INFO
+    assert processes.facts(DEFAULT, tmp_path).status is expected
 
 
 def test_data_dir(tmp_path: Path) -> None:

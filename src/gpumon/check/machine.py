@@ -13,11 +13,6 @@ from gpumon.check.finding import Finding, Status
 from gpumon.settings import Settings
 
 KMSG = Path("/dev/kmsg")
-PROC = Path("/proc")
-KUBELET_SOCKET = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
-
-# The kernel's fixed inode number of the first pid namespace (PROC_PID_INIT_INO in its include/linux/proc_ns.h).
-HOST_PID_NAMESPACE = "pid:[4026531836]"
 
 # A week of eight GPUs at 2 s are 2.4 million rows of some 0.4 kB.
 ROOM_BYTES = 1 << 30
@@ -47,40 +42,6 @@ def kernel_log(settings: Settings, path: Path = KMSG) -> Finding:
         advice = f"for all of them, mount {path} and add CAP_SYSLOG (in Kubernetes that takes a privileged container)"
         return Finding(Status.WARN, found, f"{advice}, or set gpu.read_kernel_log to false")
     return Finding(Status.OK, f"from NVML and {path}")
-
-
-def pid_view(settings: Settings, proc: Path = PROC) -> Finding:
-    """Say whether the pids that NVML gives are those seen here: it gives the host's."""
-    try:
-        on_host = str((proc / "self/ns/pid").readlink()) == HOST_PID_NAMESPACE
-    except OSError:
-        # Kernel threads are seen by the host only; pid 2 is the parent of them all.
-        on_host = _first_line(proc / "2/comm") == "kthreadd"
-    if on_host:
-        return Finding(Status.OK, "the host's")
-    return Finding(
-        Status.WARN,
-        "the container's own, so the processes on a GPU cannot be named",
-        "run it with --pid=host (docker), or hostPID: true (Kubernetes)",
-    )
-
-
-def kubelet(settings: Settings, path: Path = KUBELET_SOCKET, in_kubernetes: bool | None = None) -> Finding:
-    """Say whether the kubelet can be asked which pod has which GPU."""
-    if in_kubernetes is None:
-        in_kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(CONNECT_SECS)
-        try:
-            client.connect(str(path))
-        except (FileNotFoundError, NotADirectoryError):
-            status = Status.WARN if in_kubernetes else Status.INFO
-            advice = f"to name pods, mount {path.parent} from the node" if in_kubernetes else ""
-            return Finding(status, f"no socket at {path}", advice)
-        except OSError as error:
-            advice = "to name pods, run as a user that may open it (root)"
-            return Finding(Status.WARN, f"{path} cannot be opened ({error.strerror or error})", advice)
-    return Finding(Status.OK, f"answers at {path}")
 
 
 def data_dir(settings: Settings) -> Finding:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gpumon.apart import apart
-from gpumon.check import driver, machine, models
+from gpumon.check import driver, machine, models, processes
 from gpumon.check.finding import Finding, Status
 from gpumon.load import default_file, read_apart, variables
 from gpumon.settings import Settings, SettingsError, reserved_in_use
@@ -34,8 +34,9 @@ CHECKS = (
     Check("readings", driver.readings, HUNG_DRIVER),
     Check("nvidia-smi", machine.nvidia_smi),
     Check("XID errors", machine.kernel_log),
-    Check("pid view", machine.pid_view),
-    Check("kubelet", machine.kubelet),
+    Check("pid view", processes.pid_view),
+    Check("process facts", processes.facts),
+    Check("kubelet", processes.kubelet),
     Check("data directory", machine.data_dir),
     Check("metrics port", machine.metrics_port),
     Check("web config", machine.web_config),
