@@ -216,12 +216,18 @@ class Service:
             return None
         from gpumon.process.classify import Classifier
         from gpumon.process.jobs import Jobs
+        from gpumon.process.podlabels import ApiServer
         from gpumon.process.pods import Pods
         from gpumon.process.rules import RULES
         from gpumon.process.source import ProcessSource
 
         settings = self._settings.processes
-        pods = Pods(self._settings.kubernetes, self._logger)
+        kubernetes = self._settings.kubernetes
+        wanted = frozenset(label.strip() for label in kubernetes.pod_labels.split(",") if label.strip())
+        api = ApiServer(kubernetes.node_name, wanted) if wanted else None
+        if api is not None:
+            stack.push_async_callback(api.close)
+        pods = Pods(kubernetes, self._logger, api)
         asking = asyncio.create_task(pods.run())
         stack.callback(asking.cancel)
         return ProcessSource(

@@ -45,6 +45,11 @@ class Combination:
 
 COMBINATIONS = (
     Combination(
+        ("kubernetes.pod_labels", "kubernetes.node_name"),
+        lambda s: bool(s.kubernetes.pod_labels) and not s.kubernetes.node_name,
+        "labels are asked for one node only, so its name must be given",
+    ),
+    Combination(
         ("telemetry.metrics_port", "ollama.api_port"),
         lambda s: (
             s.telemetry.enable_prometheus

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from gpumon.catalog import GPU_INFO, GPU_POD, MIG, POD_NAMES, SHARE_REASON, Entity
+from gpumon.catalog import GPU_INFO, GPU_POD, MIG, POD_LABEL, POD_NAMES, SHARE_REASON, Entity
 from gpumon.gpuprocess import GpuUse
 from gpumon.log import Logger, Onsets
 from gpumon.process.grpc import GrpcError
+from gpumon.process.podlabels import ApiError, ApiServer, PodFacts
 from gpumon.process.podresources import Allocation, allocations
 from gpumon.process.tracked import Tracked
 from gpumon.settings import Kubernetes as KubernetesSettings
@@ -42,8 +43,10 @@ class Place:
 class Pods:
     """Who has which GPU. Asked by `run` beside the tick, used at the tick; belongs to the event loop."""
 
-    def __init__(self, settings: KubernetesSettings, logger: Logger) -> None:
+    def __init__(self, settings: KubernetesSettings, logger: Logger, api: ApiServer | None = None) -> None:
         self._settings = settings
+        self._api = api
+        self._facts: dict[str, PodFacts] = {}  # by UID, from the API server
         self._onsets = Onsets(logger)
         self._further = frozenset(name.strip() for name in settings.resource_names.split(",") if name.strip())
         self._allocations: tuple[Allocation, ...] = ()
@@ -59,7 +62,18 @@ class Pods:
             await asyncio.sleep(self._settings.interval_secs)
 
     async def ask(self) -> None:
-        """Ask the kubelet once; whatever it does, it costs no more than the names."""
+        """Ask the kubelet, and the API server for labels, once; whatever they do, it costs no more than the names."""
+        await self._ask_kubelet()
+        if self._api is not None:
+            try:
+                self._facts = await self._api.pods()
+            except ApiError as error:
+                self._facts = {}
+                self._onsets.fail("labels", "labels of pods cannot be read", reason=f"the API server {error}")
+            else:
+                self._onsets.mend("labels", "labels of pods can be read again")
+
+    async def _ask_kubelet(self) -> None:
         try:
             self._allocations = await allocations(self._settings.pod_resources_socket, self._further, TIMEOUT_SECS)
         except GrpcError as error:
@@ -76,6 +90,8 @@ class Pods:
         self._present = self._present or bool(there)
         given = self._given(uses)
         self._names = {uid: self._names[uid] for one in there if (uid := one.container.pod_uid) in self._names}
+        told = {one.container.pod_uid for one in there} & self._facts.keys()
+        self._names |= {uid: (self._facts[uid].namespace, self._facts[uid].name) for uid in told}
         self._names |= _match(_candidates(there, uses, given), self._names)
         self._missing = {}
         for one in there:
@@ -101,6 +117,11 @@ class Pods:
             for one in found:
                 where = (one.namespace, one.pod, one.container)
                 yield Entity(GPU_POD, (*labels[place.uuid], *where, one.resource, one.device), (1,))
+        with_gpu = {_name(one) for one in self._allocations} | set(self._names.values())
+        for name, pairs in {(one.namespace, one.name): one.labels for one in self._facts.values()}.items():
+            if name in with_gpu:
+                for pair in pairs:
+                    yield Entity(POD_LABEL, (*name, *pair), (1,))
         for uuid, reason in self._missing.items():
             if uuid in labels:
                 yield Entity(SHARE_REASON, (*labels[uuid], "pods", reason), (1,))
