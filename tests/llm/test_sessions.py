@@ -101,7 +101,11 @@ def test_rows_are_given_once_in_order() -> None:
     assert [request.started_at for request in some.drain()] == [2.0, 3.0, 4.0]
     assert some.drain() == ()
     some.record(REQUEST)
-    assert [request.model for request in some.drain()] == ["llama3.2"]
+    (row,) = some.drain()
+    assert (row.model, row.server, row.source, row.outcome) == ("llama3.2", "127.0.0.1:11434", "proxy", "ok")
+    assert (row.prompt_tokens, row.completion_tokens, row.total_tokens) == (100, 50, 150)
+    assert (row.tokens_per_second, row.time_to_first_token_ms, row.time_per_output_token_ms) == (50.0, 500.0, 20.0)
+    assert row.duration_ms == 4000.0
     (records,) = (entity for entity in some.entities() if entity.kind is LLM_RECORDS)
     assert records["sessions_dropped_total"] == 2
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from gpumon.catalog import LLM_RECORDS, LLM_TRAFFIC, Entity, Histogram, Reading
+from gpumon.catalog.records import LlmSession
 from gpumon.llm.names import OTHER, ModelNames
 from gpumon.llm.request import ModelRequest
 
@@ -82,6 +83,24 @@ class _Traffic:
         return Entity(LLM_TRAFFIC, labels, values, histograms)
 
 
+def row(request: ModelRequest) -> LlmSession:
+    """Give a request as it is stored."""
+    return LlmSession(
+        started_at=request.started_at,
+        model=request.model,
+        server=request.server,
+        source=request.source.value,
+        prompt_tokens=request.prompt_tokens,
+        completion_tokens=request.completion_tokens,
+        total_tokens=request.total_tokens,
+        tokens_per_second=request.tokens_per_second,
+        time_to_first_token_ms=_milliseconds(request.time_to_first_token_seconds),
+        time_per_output_token_ms=_milliseconds(request.time_per_output_token_seconds),
+        duration_ms=_milliseconds(request.duration_seconds),
+        outcome=request.outcome.value,
+    )
+
+
 class Sessions:
     """Takes finished requests. Use on one event loop; `record` is cheap enough to be called when a stream ends.
 
@@ -92,7 +111,7 @@ class Sessions:
     def __init__(self, names: ModelNames, waiting_limit: int = WAITING_LIMIT) -> None:
         self.names = names
         self._traffic: dict[tuple[str, ...], _Traffic] = {}
-        self._waiting: deque[ModelRequest] = deque(maxlen=waiting_limit)
+        self._waiting: deque[LlmSession] = deque(maxlen=waiting_limit)
         self._dropped = 0
         self._renamed = 0
 
@@ -107,13 +126,14 @@ class Sessions:
             traffic = self._traffic[key] = _Traffic()
         traffic.record(request)
         self._dropped += 0 < len(self._waiting) == self._waiting.maxlen
-        self._waiting.append(request)
+        if self._waiting.maxlen:
+            self._waiting.append(row(request))
 
-    def drain(self) -> tuple[ModelRequest, ...]:
-        """Give the requests since the last time, oldest first; the store makes rows of `llm_sessions` of them."""
-        requests = tuple(self._waiting)
+    def drain(self) -> tuple[LlmSession, ...]:
+        """Give the rows of `llm_sessions` since the last time, oldest first."""
+        rows = tuple(self._waiting)
         self._waiting.clear()
-        return requests
+        return rows
 
     def entities(self) -> Iterator[Entity]:
         """Give what was measured since gpumon started; nothing while nothing was."""
