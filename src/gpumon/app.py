@@ -230,7 +230,7 @@ class Service:
         pods = Pods(kubernetes, self._logger, api)
         asking = asyncio.create_task(pods.run())
         stack.callback(asking.cancel)
-        return ProcessSource(
+        source = ProcessSource(
             settings,
             lambda: self._gpu.uses,
             interval=self._settings.service.poll_interval_secs,
@@ -238,6 +238,8 @@ class Service:
             places=(pods, Jobs(Path(settings.job_mapping_dir))) if settings.job_mapping_dir else (pods,),
             simulated_name=self._simulated_name if self._driver == "simulated" else None,
         )
+        stack.push_async_callback(source.stop)
+        return source
 
     @property
     def _with_processes(self) -> bool:

@@ -144,6 +144,7 @@ class ProcessNode:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._runner.run(self.gpu.stop(1.0))
+        self._runner.run(self.source.stop())
         self._runner.close()
         pynvml.nvmlLib = self._before
         pynvml._nvmlGetFunctionPointer_cache.clear()

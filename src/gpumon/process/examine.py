@@ -51,8 +51,8 @@ class Examiner:
         )
 
     def review(self, one: Tracked, time: float) -> bool:
-        """Classify a process if that is due at `time` (monotonic seconds); say whether its category is another now."""
-        if time < one.review_at or (one.waits and self._left <= 0):
+        """Classify a process for which that is due; `time` is monotonic seconds. Say whether its category is another now."""
+        if one.waits and self._left <= 0:
             return False
         first, before = one.review_at == 0.0, one.classification.category
         one.waits = False
@@ -120,7 +120,10 @@ class Examiner:
     def _place(self, one: Tracked) -> str:
         assert one.facts is not None
         home = self._proc.home(one.facts.uid)
-        for path in (one.facts.origin.path, one.facts.exe):
+        exe = self._proc.exe(one.pid)
+        if exe is None and "exe" not in one.denied:
+            one.denied = (*one.denied, "exe")
+        for path in (one.facts.origin.path, exe):
             if path and (place := self._steam.place(path, Path(home) if home else None)):
                 return place
         return ""

@@ -7,6 +7,7 @@ What does not change is read once per process; a process is its pid and the mome
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,9 @@ HOST_PID_NAMESPACE = "pid:[4026531836]"
 COMMAND_LINE_BYTES = 16384
 # Maps of a process with CUDA and a framework are about 300 kB.
 MAPS_BYTES = 4 << 20
+# So many processes have their stat file kept open, which makes it half as dear to read again; but no more than this
+# share of the files gpumon may open.
+MOST_OPEN, OPEN_SHARE = 512, 0.25
 # Chains of parents are short; a longer one would be a loop by reused pids.
 MOST_ANCESTORS = 32
 
@@ -65,7 +69,6 @@ class Facts:
 
     origin: Origin
     started: float  # Unix seconds
-    exe: str | None
     uid: int | None
     user: str
     cgroup: str | None
@@ -84,6 +87,8 @@ class Proc:
         self.reads: dict[str, int] = {}
         self._origins: WeakValueDictionary[int, Origin] = WeakValueDictionary()
         self._users: dict[int, str] = {}
+        self._open: dict[int, int] = {}  # stat files kept open, by pid
+        self._most_open = min(MOST_OPEN, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * OPEN_SHARE))
         self._booted = self._boot_time()
 
     def sees_host(self) -> bool:
@@ -96,9 +101,9 @@ class Proc:
         except OSError:
             return False
 
-    def stat(self, pid: int) -> Stat | None:
-        """Give what changes of a process; None when there is none."""
-        text = self._read(pid, "stat", 4096)
+    def stat(self, pid: int, *, keep: bool = False) -> Stat | None:
+        """Give what changes of a process; None when there is none. `keep` is for one that will be asked again."""
+        text = self._read_kept(pid) if keep else self._read(pid, "stat", 4096)
         if not text:
             return None
         head, _, rest = text.rpartition(b")")
@@ -112,17 +117,42 @@ class Proc:
             int(fields[21]) * _PAGE_BYTES,
         )
 
+    def forget(self, pid: int) -> None:
+        """Close what is kept of a process."""
+        file = self._open.pop(pid, None)
+        if file is not None:
+            os.close(file)
+
+    def close(self) -> None:
+        """Close all that is kept."""
+        for pid in list(self._open):
+            self.forget(pid)
+
+    def _read_kept(self, pid: int) -> bytes | None:
+        """Read stat from the file kept open: one of a process that has ended gives nothing, even if its pid is in use again."""
+        file = self._open.get(pid)
+        if file is not None:
+            self.reads["stat"] = self.reads.get("stat", 0) + 1
+            try:
+                return os.pread(file, 4096, 0)
+            except OSError:  # ESRCH: it has ended
+                self.forget(pid)
+        if len(self._open) < self._most_open:
+            try:
+                self._open[pid] = os.open(f"{self.root}/{pid}/stat", os.O_RDONLY)
+            except OSError:
+                return None
+            return self._read_kept(pid)
+        return self._read(pid, "stat", 4096)
+
     def facts(self, pid: int, stat: Stat) -> Facts:
         """Read what does not change of a process whose stat was just read."""
         denied: list[str] = []
-        exe = self._link(pid, "exe", denied)
-        status = self._read(pid, "status", 4096, denied)
         cgroup = self._read(pid, "cgroup", 16384, denied)
-        uid = _uid(status)
+        uid = self._owner(pid)
         return Facts(
             self._origin(pid, stat),
             self._booted + stat.ticks / _TICKS_PER_SECOND,
-            exe,
             uid,
             self._user(uid),
             None if cgroup is None else cgroup.decode(errors="replace"),
@@ -203,15 +233,20 @@ class Proc:
                 return float(line[6:])
         return 0.0
 
-    def _link(self, pid: int, name: str, denied: list[str]) -> str | None:
-        self.reads[name] = self.reads.get(name, 0) + 1
+    def exe(self, pid: int) -> str | None:
+        """Give the path of the program a process runs, of one that is an interpreter the interpreter's; None when refused."""
+        self.reads["exe"] = self.reads.get("exe", 0) + 1
         try:
-            return os.readlink(f"{self.root}/{pid}/{name}").removesuffix(" (deleted)")  # noqa: PTH115 - speed
-        except PermissionError:
-            denied.append(name)
+            return os.readlink(f"{self.root}/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115 - speed
         except OSError:
-            pass
-        return None
+            return None
+
+    def _owner(self, pid: int) -> int | None:
+        """Give the effective user, who owns the folder; root does for the few processes that are not dumpable (proc(5))."""
+        try:
+            return os.stat(f"{self.root}/{pid}").st_uid  # noqa: PTH116 - speed; reading `status` takes four times as long
+        except OSError:
+            return None
 
     def _read(self, pid: int | None, name: str, limit: int, denied: list[str] | None = None) -> bytes | None:
         self.reads[name] = self.reads.get(name, 0) + 1
@@ -247,11 +282,3 @@ def _read_all(file: int, limit: int) -> bytes:
         pieces.append(text)
         left -= len(text)
     return b"".join(pieces)
-
-
-def _uid(status: bytes | None) -> int | None:
-    """Give the effective user id of a status file."""
-    at = (status or b"").find(b"\nUid:")
-    if status is None or at < 0:
-        return None
-    return int(status[at + 5 :].split(maxsplit=2)[1])

@@ -64,6 +64,7 @@ class ProcessSource:
         self._tracked: dict[int, Tracked] = {}
         self._shares: dict[str, Shares] = {}
         self._begun: set[str] = set()  # GPUs whose processes were listed before
+        self._new: list[tuple[Tracked, str]] = []  # with the GPU, not told of yet
         self._listed: list[tuple[GpuUse, Here]] = []
 
     async def read(self, now: float, timeout: float) -> SourceReading:
@@ -88,6 +89,10 @@ class ProcessSource:
             entities += series.single(self._listed, self._settings.per_process_limit)
         self._part(uses, now)
         return SourceReading(tuple(entities), success=all(use.processes is not None for use in uses))
+
+    async def stop(self) -> None:
+        """Close what is kept open."""
+        self._proc.close()
 
     def drain_events(self) -> tuple[ProcessEvent, ...]:
         """Give the process events since the last call, oldest first."""
@@ -135,14 +140,15 @@ class ProcessSource:
                 self._notice(use, here, now)
         for pid in contexts:
             one = self._tracked[pid]
-            before = one.classification.category
-            if self._examiner.review(one, uses[0].time):
-                self._events.change(one, now, before)
+            if uses[0].time >= one.review_at:
+                before = one.classification.category
+                if self._examiner.review(one, uses[0].time):
+                    self._events.change(one, now, before)
         self._tell_new(now)
 
     def _meet(self, pid: int, letters: str, now: float) -> None:
         """Take notice of a process that the driver lists; one of another start is another process."""
-        stat = self._proc.stat(pid)
+        stat = self._proc.stat(pid, keep=True)
         one = self._tracked.get(pid)
         if one is not None and stat is not None and (one.stat is None or one.stat.ticks != stat.ticks):
             self._end(one, tuple(one.gpus), now)
@@ -162,18 +168,17 @@ class ProcessSource:
             on = one.gpus.get(uuid)
             if on is None:
                 on = one.gpus[uuid] = OnGpu(int(use.gpu.labels[0]), now)
-                on.told = uuid not in self._begun  # who was there before gpumon did not start now
+                if uuid in self._begun:  # who was there before gpumon did not start now
+                    self._new.append((one, uuid))
             if process.memory_bytes is not None:
                 on.peak_memory_bytes = max(on.peak_memory_bytes or 0, process.memory_bytes)
         self._begun.add(uuid)
 
     def _tell_new(self, now: float) -> None:
         """Tell who started, once it is known what it is."""
-        for one in self._tracked.values():
-            for uuid, on in one.gpus.items():
-                if not on.told:
-                    on.told = True
-                    self._events.start(one, uuid, now, on.peak_memory_bytes)
+        for one, uuid in self._new:
+            self._events.start(one, uuid, now, one.gpus[uuid].peak_memory_bytes)
+        self._new.clear()
 
     # Who is not there any more.
 
@@ -202,6 +207,7 @@ class ProcessSource:
             self._events.end(one, uuid, one.gpus.pop(uuid), now)
         if not one.gpus and self._tracked.get(one.pid) is one:
             del self._tracked[one.pid]
+            self._proc.forget(one.pid)
 
     # What each did.
 

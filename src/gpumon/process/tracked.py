@@ -22,7 +22,6 @@ class OnGpu:
     peak_memory_bytes: int | None = None
     busy_seconds: float = 0.0
     energy_joules: float = 0.0
-    told: bool = False  # whether its start is in the events
 
 
 @dataclass(slots=True)
