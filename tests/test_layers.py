@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 
-GROUND = ("settings", "hub", "log", "memory", "trace", "source", "gpuprocess", "apart", "value", "load")
+GROUND = ("settings", "hub", "log", "memory", "trace", "source", "gpuprocess", "crew", "apart", "value", "load")
 SOURCES = ("gpu", "process", "llm", "host")
 SINKS = ("store", "export", "web")
 # From the lowest layer up, by the part of the house; a part imports lower layers only.

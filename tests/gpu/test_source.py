@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from tests.node import Node, down_reasons, flat, gpus, up
 
 from gpumon.catalog import DAEMON, GPU, GPU_HEALTH, GPU_INFO, GPU_KINDS, GPU_XID, MIG, MIG_INFO, SOURCE, Snapshot
-from gpumon.gpu.crew import TURN_SECONDS
+from gpumon.crew import TURN_SECONDS
 from gpumon.settings import Gpu as GpuSettings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,8 +177,8 @@ def test_expensive_readings_are_spread_over_ticks(children: Children) -> None:
     proc = Proc()
     with ProcessNode(proc=proc) as node:
         node.put(0, *[children.start("work") for _ in range(10)])
-        node.tick()
-        assert proc.reads["maps"] + proc.reads.get("net/tcp", 0) <= 4
+        node.tick(2)
+        assert 0 < proc.reads["maps"] <= 4
         node.tick(6)
         assert proc.reads["maps"] == 10
 
@@ -193,7 +194,7 @@ def test_what_the_kernel_refuses_is_said(children: Children) -> None:
         os.setuid(65534)
         with ProcessNode() as node:
             node.put(0, pid)
-            snapshot = node.tick()
+            snapshot = node.tick(2)
             (record,) = node.source.records()
         denied = {labels[0]: entity.values[0] for labels, entity in values(snapshot, FACTS_DENIED).items()}
         return denied, record.untried, record.user
@@ -202,6 +203,35 @@ def test_what_the_kernel_refuses_is_said(children: Children) -> None:
     assert denied == {"library": 1, "port": 1}
     assert {"library", "port"} <= set(untried)
     assert user == "root"
+
+
+def test_a_process_that_hangs_whoever_reads_it_costs_only_itself(tmp_path: Path) -> None:
+    """As one that is stuck in the driver does: the others are told in time, it is said of it, and it is known once it is free."""
+    written = WrittenProc(tmp_path)
+    for pid in (10, 11, 12):
+        written.put(pid, "ollama runner")
+    (tmp_path / "10/cmdline").unlink()
+    os.mkfifo(tmp_path / "10/cmdline")  # opening it blocks until there is a writer
+    with ProcessNode(settings=Processes(proc_root=str(tmp_path))) as node:
+        node.put(0, 10, 11)
+        for pids in ((10, 11), (10, 11, 12)):
+            node.put(0, *pids)
+            snapshot = node.tick()
+            found = values(snapshot, PROCESS_CATEGORY)
+            assert found[("llm_inference",)]["count"] == len(pids) - 1
+            assert found[("unknown",)]["count"] == 1
+            assert values(snapshot, FACTS_DENIED)[("cmdline",)]["facts_denied"] == 1
+        writer = os.open(tmp_path / "10/cmdline", os.O_WRONLY)
+        os.write(writer, b"ollama\0runner\0")
+        os.close(writer)
+        (tmp_path / "10/cmdline").unlink()
+        written.put(10, "ollama runner")
+        deadline = time.monotonic() + 10
+        while node.source._crew.busy and time.monotonic() < deadline:
+            os.sched_yield()
+        snapshot = node.tick()
+    assert values(snapshot, PROCESS_CATEGORY)[("llm_inference",)]["count"] == 3
+    assert snapshot.of(FACTS_DENIED) == ()
 
 
 def test_one_gpu_that_does_not_tell_costs_only_its_own(children: Children) -> None:

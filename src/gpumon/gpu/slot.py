@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpumon.catalog import GPU_DOWN, GPU_HEALTH, Entity
-from gpumon.gpu.crew import Crew
+from gpumon.crew import Crew
 from gpumon.gpu.device import Device, DeviceGoneError
 from gpumon.gpu.nvml import DRIVER_WIDE, error_name
 from gpumon.gpuprocess import GpuUse

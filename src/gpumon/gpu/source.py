@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpumon.catalog import GPU_HEALTH, GPU_XID, NVML_ERRORS, Entity
+from gpumon.crew import Crew
 from gpumon.gpu.counters import Ledger
-from gpumon.gpu.crew import Crew
 from gpumon.gpu.device import Device, DeviceSetup
 from gpumon.gpu.driver import Driver, DriverError, DriverFacts, DriverLostError
 from gpumon.gpu.nvml import VERSION_MISMATCH, Nvml

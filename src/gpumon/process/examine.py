@@ -1,25 +1,62 @@
-"""Finds out what a process is: its facts when it is met, its category then and again while that is not sure."""
+"""Finds out what a process is: its facts when it is met, its category then and again while that is not sure.
+
+All of it may hang: the command line and the libraries of a process are read under its memory map's lock, which one that
+is stuck in the driver may hold for ever. So it is done on threads, and only frozen objects cross.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from gpumon.process.classify import CONTEXTS, Classifier, Evidence, evidence_of, library_words, words
-from gpumon.process.container import find
-from gpumon.process.proc import Proc, Stat
+from gpumon.process.classify import CONTEXTS, Classification, Classifier, Evidence, evidence_of, library_words, words
+from gpumon.process.container import NOWHERE, Container, find
+from gpumon.process.proc import Facts, Proc, Stat
 from gpumon.process.secrets import redact
 from gpumon.process.steam import Steam
-from gpumon.process.tracked import Tracked
 
-# Reading what a process has loaded costs about a millisecond: no more than so many at a tick, the others wait for the next.
-MOST_EXPENSIVE = 4
 # A classification that is not sure is looked at again after this, then after twice as long each time.
 REVIEW_SECONDS, LONGEST_REVIEW_SECONDS, SURE = 30.0, 600.0, 0.85
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What does not change of a process; `facts` is None for one that /proc does not show."""
+
+    name: str
+    facts: Facts | None = None
+    container: Container = NOWHERE
+    command_line: str = ""  # redacted; empty unless switched on
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be found out of a process, and what is known of it.
+
+    `behaviour` is None before it was watched for long enough; `thorough` allows readings that cost a millisecond.
+    """
+
+    pid: int
+    stat: Stat | None
+    person: Person | None  # None for one that is new
+    contexts: str
+    behaviour: tuple[str, ...] | None
+    thorough: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was found out; `denied` names what the kernel refused, `waits` says that more could be read."""
+
+    person: Person
+    classification: Classification
+    denied: tuple[str, ...] = ()
+    waits: bool = False
+
+
 class Examiner:
-    """Looks at processes. `simulated_name` names the pids of a simulated driver, which no /proc can have."""
+    """Looks at processes, on any thread. `simulated_name` names the pids of a simulated driver, which no /proc can have."""
 
     def __init__(
         self, proc: Proc, classifier: Classifier, simulated_name: Callable[[int], str | None] | None = None
@@ -28,87 +65,72 @@ class Examiner:
         self._classifier = classifier
         self._simulated_name = simulated_name
         self._steam = Steam()
-        self._left = MOST_EXPENSIVE
 
-    def begin_tick(self) -> None:
-        """Allow as many expensive readings as a tick may have."""
-        self._left = MOST_EXPENSIVE
-
-    def meet(self, pid: int, stat: Stat | None) -> Tracked:
-        """Give a process that is new, with all that does not change of it."""
-        if stat is None:
-            name = self._simulated_name(pid) if self._simulated_name is not None else None
-            return Tracked(pid, None, None, name or "")
-        facts = self._proc.facts(pid, stat)
-        return Tracked(
-            pid,
-            stat,
-            facts,
-            facts.origin.name,
-            find(facts.cgroup or ""),
-            denied=facts.denied,
-            command_line=redact(facts.origin.argv),
-        )
-
-    def review(self, one: Tracked, time: float) -> bool:
-        """Classify a process for which that is due; `time` is monotonic seconds. Say whether its category is another now."""
-        if one.waits and self._left <= 0:
-            return False
-        first, before = one.review_at == 0.0, one.classification.category
-        one.waits = False
+    def examine(self, question: Question) -> Answer:
+        """Find out what a process is. May hang."""
+        person = question.person or self._meet(question.pid, question.stat)
+        denied = list(person.facts.denied) if person.facts is not None else []
+        waits = False
 
         def reader(read: Callable[[int], str | None], fact: str) -> Callable[[], str | None]:
             def carry_out() -> str | None:
-                if one.facts is None:
+                nonlocal waits
+                if person.facts is None:
                     return None
-                if self._left <= 0:
-                    one.waits = True
+                if not question.thorough:
+                    waits = True
                     return None
-                self._left -= 1
-                answer = read(one.pid)
-                if answer is None and fact not in one.denied:
-                    one.denied = (*one.denied, fact)
+                answer = read(question.pid)
+                if answer is None:
+                    denied.append(fact)
                 return answer
 
             return carry_out
 
-        evidence = self._evidence(one, reader(self._libraries, "library"), reader(self._ports, "port"))
-        one.classification = self._classifier.classify(evidence)
-        if one.classification.confidence >= SURE:
-            one.review_at = float("inf")
-        elif one.waits:
-            one.review_at = time
-        else:
-            one.review_gap = min(2 * one.review_gap or REVIEW_SECONDS, LONGEST_REVIEW_SECONDS)
-            one.review_at = time + one.review_gap
-        return not first and before != one.classification.category
+        evidence = self._evidence(
+            question, person, reader(self._libraries, "library"), reader(self._ports, "port"), denied
+        )
+        return Answer(person, self._classifier.classify(evidence), tuple(dict.fromkeys(denied)), waits)
 
-    def _evidence(self, one: Tracked, library: Callable[[], str | None], port: Callable[[], str | None]) -> Evidence:
-        def behaviour() -> str | None:
-            found = one.watch.words()
-            return None if found is None else words(found)
+    def _meet(self, pid: int, stat: Stat | None) -> Person:
+        """Give a process that is new, with all that does not change of it."""
+        if stat is None:
+            name = self._simulated_name(pid) if self._simulated_name is not None else None
+            return Person(name or "")
+        facts = self._proc.facts(pid, stat)
+        return Person(facts.origin.name, facts, find(facts.cgroup or ""), redact(facts.origin.argv))
 
-        if one.facts is not None:
+    def _evidence(
+        self,
+        question: Question,
+        person: Person,
+        library: Callable[[], str | None],
+        port: Callable[[], str | None],
+        denied: list[str],
+    ) -> Evidence:
+        behaviour = None if question.behaviour is None else words(question.behaviour)
+        if person.facts is not None:
+            facts = person.facts
             return evidence_of(
-                one.facts.origin,
-                one.contexts,
-                place=lambda: self._place(one),
-                behaviour=behaviour,
+                facts.origin,
+                question.contexts,
+                place=lambda: self._place(question.pid, facts, denied),
+                behaviour=lambda: behaviour,
                 port=port,
                 library=library,
             )
         known = {
-            "command": one.name.lower(),
+            "command": person.name.lower(),
             "argument": "",
             "parent": "",
             "place": "",
-            "context": words(CONTEXTS[letter] for letter in one.contexts),
+            "context": words(CONTEXTS[letter] for letter in question.contexts),
         }
         if self._simulated_name is not None:
             # A simulated python is one with PyTorch, so that a simulated node shows all kinds of work.
-            known["library"] = "libtorch_cuda.so" if one.name == "python" else ""
+            known["library"] = "libtorch_cuda.so" if person.name == "python" else ""
             known["port"] = ""
-        return Evidence(known, {"behaviour": behaviour, "library": library, "port": port})
+        return Evidence(known, {"behaviour": lambda: behaviour, "library": library, "port": port})
 
     def _libraries(self, pid: int) -> str | None:
         return library_words(self._proc.libraries(pid))
@@ -117,13 +139,12 @@ class Examiner:
         ports = self._proc.listening(pid)
         return None if ports is None else words(map(str, ports))
 
-    def _place(self, one: Tracked) -> str:
-        assert one.facts is not None
-        home = self._proc.home(one.facts.uid)
-        exe = self._proc.exe(one.pid)
-        if exe is None and "exe" not in one.denied:
-            one.denied = (*one.denied, "exe")
-        for path in (one.facts.origin.path, exe):
+    def _place(self, pid: int, facts: Facts, denied: list[str]) -> str:
+        home = self._proc.home(facts.uid)
+        exe = self._proc.exe(pid)
+        if exe is None:
+            denied.append("exe")
+        for path in (facts.origin.path, exe):
             if path and (place := self._steam.place(path, Path(home) if home else None)):
                 return place
         return ""

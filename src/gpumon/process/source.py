@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 from gpumon.catalog import ATTRIBUTION, WORKLOAD, Entity
 from gpumon.catalog import GPU as GPU_KIND
 from gpumon.catalog.records import ProcessEvent
+from gpumon.crew import Crew
 from gpumon.gpuprocess import GpuProcess, GpuUse
 from gpumon.process import series
 from gpumon.process.classify import Classifier
 from gpumon.process.events import EventLog
-from gpumon.process.examine import Examiner
+from gpumon.process.examine import Answer, Examiner, Question
 from gpumon.process.proc import Proc
 from gpumon.process.tracked import OnGpu, ProcessRecord, Tracked, record
 from gpumon.process.workload import UNATTRIBUTED, Holder, Shares
@@ -20,6 +22,11 @@ from gpumon.settings import Processes as ProcessSettings
 from gpumon.source import SourceReading
 
 _TENSOR, _DRAM = GPU_KIND.index["tensor_active_ratio"], GPU_KIND.index["dram_active_ratio"]
+
+# Reading what a process has loaded costs about a millisecond: no more than so many at a tick, the others wait for the next.
+MOST_EXPENSIVE = 4
+# Looking at twenty processes takes a few milliseconds; one that takes longer than this hangs, and is not waited for.
+EXAMINE_SECONDS = 0.25
 
 # The first digits of a container's id are what people and tools call it by.
 SHORT_ID = 12
@@ -59,6 +66,7 @@ class ProcessSource:
         self._proc = proc or Proc(settings.proc_root, keep_command_lines=settings.command_lines)
         self._places = tuple(places)
         self._examiner = Examiner(self._proc, classifier or Classifier(), simulated_name)
+        self._crew = Crew(name="process")
         self._simulated = simulated_name is not None
         self._events = EventLog()
         self._tracked: dict[int, Tracked] = {}
@@ -73,6 +81,8 @@ class ProcessSource:
         entities = [Entity(ATTRIBUTION, (mode, reason), (1,))]
         uses = self._uses() if mode != "none" else ()
         self._join(uses, now)
+        if uses:
+            await self._examine(now, uses[0].time, timeout)
         tracked = self._tracked.values()
         for one in tracked:
             one.where = ("", "", one.container.id[:SHORT_ID])
@@ -91,7 +101,8 @@ class ProcessSource:
         return SourceReading(tuple(entities), success=all(use.processes is not None for use in uses))
 
     async def stop(self) -> None:
-        """Close what is kept open."""
+        """Close what is kept open, and end the threads."""
+        self._crew.stop()
         self._proc.close()
 
     def drain_events(self) -> tuple[ProcessEvent, ...]:
@@ -124,7 +135,6 @@ class ProcessSource:
 
     def _join(self, uses: tuple[GpuUse, ...], now: float) -> None:
         """Put together each GPU's processes with what is known of them, and take notice of new ones."""
-        self._examiner.begin_tick()
         contexts: dict[int, str] = {}
         for use in uses:
             for process in use.processes or ():
@@ -138,12 +148,31 @@ class ProcessSource:
             self._listed.append((use, here))
             if use.processes is not None:
                 self._notice(use, here, now)
-        for pid in contexts:
-            one = self._tracked[pid]
-            if uses[0].time >= one.review_at:
-                before = one.classification.category
-                if self._examiner.review(one, uses[0].time):
+
+    async def _examine(self, now: float, time: float, timeout: float) -> None:
+        """Find out what new processes are, and look again at those that are not sure."""
+        room = MOST_EXPENSIVE
+        jobs: list[tuple[Hashable, Callable[[], Answer]]] = []
+        for one in self._tracked.values():
+            if time < one.review_at or not one.contexts or self._crew.busy_since(one.key) is not None:
+                continue
+            thorough = one.person is not None and room > 0
+            if one.waits and not thorough:
+                continue
+            room -= thorough
+            behaviour = one.watch.words()
+            question = Question(one.pid, one.stat, one.person, one.contexts, behaviour, thorough)
+            jobs.append((one.key, partial(self._examiner.examine, question)))
+        answers = await self._crew.run(jobs, min(timeout, EXAMINE_SECONDS))
+        for one in self._tracked.values():
+            answer, before = answers.get(one.key), one.classification.category
+            if isinstance(answer, Exception):
+                one.denied = (type(answer).__name__,)  # costs this process, and shows
+            elif answer is not None:
+                if one.learn(answer, time):
                     self._events.change(one, now, before)
+            elif one.person is None:
+                one.denied = ("cmdline",)  # it hangs, and whoever reads it hangs with it
         self._tell_new(now)
 
     def _meet(self, pid: int, letters: str, now: float) -> None:
@@ -154,7 +183,7 @@ class ProcessSource:
             self._end(one, tuple(one.gpus), now)
             one = None
         if one is None:
-            one = self._tracked[pid] = self._examiner.meet(pid, stat)
+            one = self._tracked[pid] = Tracked(pid, stat)
         elif stat is not None:
             one.stat = stat
         one.contexts = "".join(sorted(set(letters)))
@@ -193,8 +222,8 @@ class ProcessSource:
             left = [uuid for uuid in one.gpus if uuid in present and one.pid not in present[uuid]]
             if len(left) < len(one.gpus) and one.pid not in listed:
                 # The rest of its GPUs are down, and cannot tell: the kernel does.
-                stat = self._proc.stat(one.pid) if one.facts is not None else None
-                if one.facts is not None and (stat is None or one.stat is None or stat.ticks != one.stat.ticks):
+                stat = self._proc.stat(one.pid) if one.stat is not None else None
+                if one.stat is not None and (stat is None or stat.ticks != one.stat.ticks):
                     left = list(one.gpus)
             if left:
                 self._end(one, left, now)

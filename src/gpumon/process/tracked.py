@@ -9,6 +9,7 @@ from gpumon.gpuprocess import GpuProcess
 from gpumon.process.behaviour import Watch
 from gpumon.process.classify import Classification
 from gpumon.process.container import NOWHERE, Container
+from gpumon.process.examine import LONGEST_REVIEW_SECONDS, REVIEW_SECONDS, SURE, Answer, Person
 from gpumon.process.proc import Facts, Stat
 from gpumon.process.workload import UNATTRIBUTED, Workload
 
@@ -26,15 +27,12 @@ class OnGpu:
 
 @dataclass(slots=True)
 class Tracked:
-    """A process, by pid and start. `facts` and `stat` are None for one that /proc does not show."""
+    """A process, by pid and start. `stat` is None for one that /proc does not show, `person` until it was looked at."""
 
     pid: int
     stat: Stat | None
-    facts: Facts | None
-    name: str
-    container: Container = NOWHERE
+    person: Person | None = None
     denied: tuple[str, ...] = ()
-    command_line: str = ""  # redacted; empty unless switched on
     classification: Classification = field(default_factory=Classification)
     contexts: str = ""  # on all GPUs, as in GpuProcess
     where: tuple[str, str, str] = ("", "", "")  # namespace, pod, container
@@ -42,13 +40,47 @@ class Tracked:
     job: str = ""  # of a GPU's mapping file, where its cgroup names none
     gpus: dict[str, OnGpu] = field(default_factory=dict)  # by UUID
     watch: Watch = field(default_factory=Watch)
-    review_at: float = 0.0  # monotonic seconds; 0 before the first review
+    review_at: float = 0.0  # monotonic seconds
     review_gap: float = 0.0
     waits: bool = False  # for a tick that has room for expensive readings
     key: Hashable = None  # what tells it from every other process
 
     def __post_init__(self) -> None:
         self.key = self.pid, None if self.stat is None else self.stat.ticks
+
+    @property
+    def name(self) -> str:
+        """Give its name; what the kernel calls it while it was not looked at, "" when that is not known either."""
+        if self.person is not None:
+            return self.person.name
+        return "" if self.stat is None else self.stat.name
+
+    @property
+    def facts(self) -> Facts | None:
+        """Give what /proc told of it."""
+        return None if self.person is None else self.person.facts
+
+    @property
+    def container(self) -> Container:
+        """Give the container it runs in."""
+        return NOWHERE if self.person is None else self.person.container
+
+    @property
+    def command_line(self) -> str:
+        """Give its command line, redacted; empty unless switched on."""
+        return "" if self.person is None else self.person.command_line
+
+    def learn(self, answer: Answer, time: float) -> bool:
+        """Take what was found out; say whether its category is another than was said before."""
+        before = None if self.person is None else self.classification.category
+        self.person, self.classification, self.denied = answer.person, answer.classification, answer.denied
+        self.waits = answer.waits and answer.classification.confidence < SURE
+        if answer.classification.confidence >= SURE:
+            self.review_at = float("inf")
+        elif not self.waits:
+            self.review_gap = min(2 * self.review_gap or REVIEW_SECONDS, LONGEST_REVIEW_SECONDS)
+            self.review_at = time + self.review_gap
+        return before is not None and before != answer.classification.category
 
     def settle(self) -> None:
         """Work out the workload it is part of, once where it runs is known."""

@@ -1,4 +1,4 @@
-"""Threads for driver calls: NVML blocks, and a call may never return.
+"""Threads for calls that block and may never return: into the driver, and into a process that hangs in it.
 
 While calls are quick one thread makes them all, one after the other: eight threads that all want the interpreter at
 once were measured at eight times the CPU. A call that takes long keeps its thread, and another thread goes on with
@@ -49,7 +49,10 @@ class Crew:
     The threads are daemons: a job that never returns does not keep gpumon alive.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, turn_seconds: float = TURN_SECONDS) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, turn_seconds: float = TURN_SECONDS, *, name: str = "driver"
+    ) -> None:
+        self._name = name
         self._clock = clock
         self._turn_seconds = turn_seconds
         self._lock = threading.Lock()
@@ -116,7 +119,7 @@ class Crew:
             self._work.notify()
             return
         self._threads += 1
-        threading.Thread(target=self._run, name=f"gpumon-driver{self._threads}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"gpumon-{self._name}{self._threads}", daemon=True).start()
 
     def _run(self) -> None:
         while True:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gpumon.gpu.crew import Crew
+from gpumon.crew import Crew
 
 
 @pytest.fixture
