@@ -71,6 +71,14 @@ READ: tuple[tuple[str, str, str, dict[str, float], dict[str, tuple[float, float]
         {},
     ),
     (
+        "llama.cpp-b11434",  # recorded
+        "llama.cpp",
+        "",
+        {"requests_running": 0, "requests_waiting": 0, "prompt_tokens_total": 38, "cached_prompt_tokens_total": 18}
+        | {"generated_tokens_total": 80, "prompt_seconds_total": 0.126912, "generation_seconds_total": 0.397508},
+        {},
+    ),
+    (
         "tgi-3.3",
         "tgi",
         "",

@@ -139,7 +139,7 @@ LLM_TRAFFIC = EntityKind(
         Reading(name="kv_cache_usage_ratio", help="Share of the memory for contexts that is in use."),
         Reading(
             name="prompt_tokens_total",
-            help="Tokens read, with those that were in a cache, but for the counters of a llama.cpp server, which lack them.",
+            help="Tokens read, with those that were in a cache; older llama.cpp servers count without them.",
             since=Since.SOURCE,
         ),
         Reading(

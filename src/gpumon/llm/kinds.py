@@ -17,9 +17,10 @@ class Metric:
 
     `reading` is a column or a histogram of LLM_TRAFFIC. `names` are its names on the page, without `_bucket`, `_sum`
     and `_count` where it is a histogram; of several the first that is there is meant, because a server that renames
-    a metric shows both for a while. Only samples that have one of the values for each label of `where` count.
-    Those of several engines are summed, or, if `highest`, the largest is taken. `over` divides by the samples
-    of the same name that it selects. `scale` makes base units of what the server gives.
+    a metric shows both for a while. Names joined by + are added, as far as they are there.
+    Only samples that have one of the values for each label of `where` count. Those of several engines are summed,
+    or, if `highest`, the largest is taken. `over` divides by the samples of the same name that it selects.
+    `scale` makes base units of what the server gives.
     """
 
     reading: str
@@ -165,7 +166,9 @@ LLAMA_CPP = Kind(
             {
                 "requests_running": "requests_processing",
                 "requests_waiting": "requests_deferred",
-                "prompt_tokens_total": "prompt_tokens_total",
+                # Its counter leaves out what was in the cache; that is told by newer versions only (b11434 does).
+                "prompt_tokens_total": "prompt_tokens_total+llamacpp:prompt_tokens_cached_total",
+                "cached_prompt_tokens_total": "prompt_tokens_cached_total",
                 "generated_tokens_total": "tokens_predicted_total",
                 "prompt_seconds_total": "prompt_seconds_total",
                 "generation_seconds_total": "tokens_predicted_seconds_total",

@@ -28,7 +28,8 @@ class NormalForm:
         self._kind = kind
         self._rows = _rows_of_name(kind.metrics)
         # The sum alone of a histogram may be wanted; a family is found by how it begins.
-        names = tuple(dict.fromkeys(name.removesuffix("_sum") for row in kind.metrics for name in row.names))
+        every = (name for row in kind.metrics for choice in row.names for name in choice.split("+"))
+        names = tuple(dict.fromkeys(name.removesuffix("_sum") for name in every))
         self._page = Page(names, self._meaning)
 
     def read(self, page: bytes, server: str, only_model: str = "") -> tuple[Entity, ...]:
@@ -91,9 +92,10 @@ def _rows_of_name(rows: Iterable[Metric]) -> dict[str, list[tuple[int, int, str]
     """Give, for each name of a sample, the rows it may belong to: (row, which of its names, suffix)."""
     several: dict[str, list[tuple[int, int, str]]] = {}
     for i, row in enumerate(rows):
-        for choice, name in enumerate(row.names):
-            for suffix in ("_bucket", "_sum") if row.reading in HISTOGRAMS else ("",):
-                several.setdefault(name + suffix, []).append((i, choice, suffix))
+        for choice, added in enumerate(row.names):
+            for name in added.split("+"):
+                for suffix in ("_bucket", "_sum") if row.reading in HISTOGRAMS else ("",):
+                    several.setdefault(name + suffix, []).append((i, choice, suffix))
     return several
 
 

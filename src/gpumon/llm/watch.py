@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gpumon.catalog import LLM_SERVER, LLM_SERVER_INFO, LLM_TRAFFIC, LLM_WAY, Entity
 from gpumon.llm.discovery import Runner, Target, address
@@ -142,38 +142,58 @@ class Watch:
             self._form = NormalForm(kind)
 
     async def _look(self) -> tuple[bool, tuple[Entity, ...]]:
+        """Give whether it answers, and what it says; nothing where one of its ways is not answered at all."""
         assert self.kind is not None
         if self._monotonic() - self._slow_at >= SLOW_SECONDS and not await self._ask_what_it_is(self.kind):
             return False, ()
         entities: list[Entity] = []
-        if self._ollama is not None:
-            found, ways = await self._ollama.look(self._client, self.runners)
-            self.ways |= ways
+        for look in (self._look_at_models, self._look_at_llama, self._look_at_page):
+            found = await look()
+            if found is None:
+                return False, ()
             entities += found
-            if ways["/api/ps"]:
-                self.trouble = ways["/api/ps"]
-                return False, ()
-        if self._llama is not None:
-            reading = await self._llama.look(self._client)
-            self.ways |= reading.ways
-            if not reading.reached:
-                self.trouble = next(iter(reading.ways.values()))
-                return False, ()
-            # What stands on the server's own page is the server's; only a child's is a runner's.
-            source = RequestSource.SERVER if reading.source is RequestSource.RUNNER else reading.source
-            labels = (self.server, self.kind.name, self._only_model(), source.value)
-            entities += [Entity(LLM_TRAFFIC, labels, tuple(map(reading.values.get, LLM_TRAFFIC.index)))]
-        if self._page is not None and self._form is not None:
-            answer = await self._page.ask(self._client)
-            if answer is not None and answer.status == 0:
-                self.trouble = answer.trouble
-                return False, ()
-            # That a release of Ollama has no metrics is no way that fails.
-            if self._ollama is None or not self._page.trouble:
-                self.ways[self._page.url.removeprefix(self._url)] = self._page.trouble
-            if answer is not None and answer.status == 200:
-                entities += map(self._labelled, self._form.read(answer.body, self.server, self._only_model()))
         return True, tuple(entities)
+
+    async def _look_at_models(self) -> Iterable[Entity] | None:
+        """Give what an Ollama holds, and what its runners do."""
+        if self._ollama is None:
+            return ()
+        found, ways = await self._ollama.look(self._client, self.runners)
+        self.ways |= ways
+        if ways["/api/ps"]:
+            self.trouble = ways["/api/ps"]
+            return None
+        return found
+
+    async def _look_at_llama(self) -> Iterable[Entity] | None:
+        """Give what a llama.cpp server counts, by either of its ways."""
+        if self._llama is None:
+            return ()
+        reading = await self._llama.look(self._client)
+        self.ways |= reading.ways
+        if not reading.reached:
+            self.trouble = next(iter(reading.ways.values()))
+            return None
+        # What stands on the server's own page is the server's; only a child's is a runner's.
+        source = RequestSource.SERVER if reading.source is RequestSource.RUNNER else reading.source
+        labels = (self.server, LLAMA_CPP.name, self._only_model(), source.value)
+        values = tuple(map(reading.values.get, LLM_TRAFFIC.index))
+        return (Entity(LLM_TRAFFIC, labels, values),) if reading.values else ()
+
+    async def _look_at_page(self) -> Iterable[Entity] | None:
+        """Give what stands on a server's page of metrics."""
+        if self._page is None or self._form is None:
+            return ()
+        answer = await self._page.ask(self._client)
+        if answer is not None and answer.status == 0:
+            self.trouble = answer.trouble
+            return None
+        # That a release of Ollama has no metrics is no way that fails.
+        if self._ollama is None or not self._page.trouble:
+            self.ways[self._page.url.removeprefix(self._url)] = self._page.trouble
+        if answer is None or answer.status != 200:
+            return ()
+        return map(self._labelled, self._form.read(answer.body, self.server, self._only_model()))
 
     async def _ask_what_it_is(self, kind: Kind) -> bool:
         """Ask for version and models; False if it does not answer at all."""
