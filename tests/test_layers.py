@@ -21,7 +21,7 @@ LAYERS = (
     ("catalog",),
     GROUND,
     SOURCES + SINKS,
-    ("sampler",),
+    ("sampler", "servers"),
     ("app",),
     ("check", "docs"),
     ("cli",),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gpumon.llm.proxy.exchange import Measured
     from gpumon.process.rules import Rule
     from gpumon.process.source import ProcessSource
+    from gpumon.servers import Servers
     from gpumon.web.webconfig import WebConfig
 
 # The node that `--simulate auto` shows where there is no GPU.
@@ -121,6 +122,7 @@ class Service:
         self._otlp_end: asyncio.Task[bool] | None = None
         self._rules = user_rules(settings)
         # Nobody takes rows of requests yet, so that none wait.
+        self._servers: Servers | None = None
         self.sessions = Sessions(ModelNames(settings.llm.model_limit), waiting_limit=0)
         targets = named(settings.ollama, settings.llm)
         if settings.proxy.listen:
@@ -132,6 +134,8 @@ class Service:
             self.sessions,
             self._logger,
             interval=settings.llm.poll_interval_secs,
+            servers=lambda: () if self._servers is None else self._servers.processes(),
+            energy=lambda whose: () if self._servers is None else self._servers.energy(whose),
         )
         self._warn()
 
@@ -156,6 +160,7 @@ class Service:
             xids = XidLog()
             self._gpu = self._gpu_source(xids)
             self._processes = self._process_source(stack)
+            self._servers = self._find_servers()
             stack.push_async_callback(self._gpu.stop, STOP_SECONDS)
             self._read_kernel_log(xids, stack)
             await self._serve_metrics(stack)
@@ -240,6 +245,14 @@ class Service:
         )
         stack.push_async_callback(source.stop)
         return source
+
+    def _find_servers(self) -> Servers | None:
+        """Give what finds model servers among processes; None where processes are not read, or none of them is real."""
+        if self._processes is None or self._driver == "simulated":
+            return None
+        from gpumon.servers import Servers
+
+        return Servers(self._processes.tracked, self._processes.proc)
 
     @property
     def _with_processes(self) -> bool:

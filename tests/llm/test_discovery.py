@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumon.llm.discovery import BLOB, Runner, ServerProcess, Target, address, named, running, unique
+from gpumon.llm.discovery import Runner, ServerProcess, Target, address, named, running, unique
 from gpumon.load import load
 from gpumon.settings import Llm, Ollama, SettingsError
 
@@ -68,7 +68,7 @@ def test_processes_are_servers_at_their_own_ports() -> None:
 
 def test_ollamas_children_are_runners_not_servers() -> None:
     """By their parent or by the weights they load; a child that is Ollama itself has nothing to ask."""
-    weights = f"/root/.ollama/models{BLOB}{'b' * 64}"
+    weights = f"/root/.ollama/models/blobs/sha256-{'b' * 64}"
     processes = (
         ServerProcess(pid=1, kind="ollama", ports=(11434,)),
         ServerProcess(pid=2, kind="llama.cpp", ports=(50001,), parent=1, model=weights),
@@ -88,4 +88,4 @@ def test_a_server_that_was_named_and_found_is_one() -> None:
     """It keeps what the settings say and learns its process."""
     targets, _ = running([ServerProcess(pid=7, kind="ollama", ports=(11434,))])
     (both,) = unique((*named(Ollama(), Llm()), *targets))
-    assert both == Target(urls=("http://127.0.0.1:11434",), kind="ollama", found_by="settings", expected=True, pid=7)
+    assert both == Target(urls=("http://127.0.0.1:11434",), kind="ollama", found_by="settings", expected=False, pid=7)

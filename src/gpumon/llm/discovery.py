@@ -6,6 +6,7 @@ listens that is known to be a model server.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from gpumon.settings import Llm, SettingsError, named_servers
 from gpumon.settings import Ollama as OllamaSettings
 
 # Weights that Ollama manages are files named by their digest; a llama-server that loads one is Ollama's child.
-BLOB = "/blobs/sha256-"
+BLOB = re.compile(r"(?:^|/)sha256-([0-9a-f]{64})$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +89,17 @@ def running(processes: Iterable[ServerProcess]) -> tuple[tuple[Target, ...], tup
     for process in all_of_them.values():
         parent = all_of_them.get(process.parent) if process.parent is not None else None
         child = parent is not None and parent.kind == OLLAMA.name
-        blob = (process.model or "").partition(BLOB)[2][:64]
+        weights = BLOB.search(process.model or "")
+        blob = weights[1] if weights else ""
         if process.kind == LLAMA_CPP.name and (child or blob):
             owner = process.parent if child else None
             runners += [(owner, Runner(process.pid, f"http://127.0.0.1:{port}", blob)) for port in process.ports[:1]]
         elif not child and process.kind in BY_NAME and process.ports:
             urls = tuple(f"http://127.0.0.1:{port}" for port in process.ports)
-            targets.append(Target(urls=urls, kind=process.kind, found_by="process", pid=process.pid))
+            # It may load its model for minutes before it answers, which is nothing to complain of.
+            targets.append(
+                Target(urls=urls, kind=process.kind, found_by="process", expected=False, pid=process.pid),
+            )
     return unique(targets), tuple(runners)
 
 

@@ -39,6 +39,7 @@ class Ollama:
         self._blobs: dict[str, str] = {}
         self._runners: dict[Runner, LlamaServer] = {}
         self._tally = Tally()
+        self.models: dict[int, str] = {}  # label of the model that each runner runs, by its pid
 
     @property
     def loaded(self) -> int:
@@ -95,11 +96,14 @@ class Ollama:
     ) -> Iterable[Entity]:
         self._runners = {runner: self._runners.get(runner) or LlamaServer(runner.url) for runner in runners}
         now: dict[tuple[str, str], Reading] = {}
+        self.models = {}
         for runner, server in self._runners.items():
             reading = await server.look(client)
             for way, trouble in reading.ways.items():
                 ways[f"runner {way}"] = ways.get(f"runner {way}", "") or trouble
             model = await self._model_of(client, runner)
+            if model is not None:
+                self.models[runner.pid] = model
             if model is None or not reading.values:
                 continue
             counts = {name: value for name, value in reading.values.items() if name in COUNTERS}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from gpumon.catalog import Entity
 from gpumon.llm.counting import counted_once
 from gpumon.llm.discovery import ServerProcess, Target, running, unique
-from gpumon.llm.energy import Energy
+from gpumon.llm.energy import Energy, EnergyUse
 from gpumon.llm.fetch import Client
 from gpumon.llm.sessions import Sessions
 from gpumon.llm.watch import Watch
@@ -23,10 +23,18 @@ STALE_POLLS = 3
 ASK_SHARE, POLL_SHARE = 0.4, 0.9
 
 
+# Servers come and go with their models, which takes longer to load than this.
+FIND_SECONDS = 10.0
+
+Key = tuple[tuple[str, ...], str | None]
+Whose = Callable[[set[int]], tuple[str, str, str | None] | None]
+
+
 class LlmSource:
     """Watches servers. Use on one event loop: `start`, then `read` at every tick; `stop` ends its tasks.
 
     A server that hangs delays nothing but its own next poll.
+    `servers` finds servers among processes, `energy` gives what each used, told by `whose` whom a process works for.
     """
 
     name = "llm"
@@ -38,18 +46,21 @@ class LlmSource:
         logger: Logger,
         *,
         interval: float,
-        energy: Energy | None = None,
+        servers: Callable[[], Iterable[ServerProcess]] | None = None,
+        energy: Callable[[Whose], Iterable[EnergyUse]] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._named = tuple(targets)
         self._sessions = sessions
-        self._energy = energy
+        self._servers = servers
+        self._servers_at = float("-inf")
+        self._energy = Energy(lambda: energy(self.whose)) if energy is not None else None
         self._onsets = Onsets(logger)
         self._interval = interval
         self._monotonic = monotonic
         self._client: Client | None = None
-        self._watches: dict[Target, Watch] = {}
-        self._tasks: dict[Target, asyncio.Task[None]] = {}
+        self._watches: dict[Key, Watch] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
 
     @property
     def watches(self) -> tuple[Watch, ...]:
@@ -65,20 +76,35 @@ class LlmSource:
         """Take the model servers among the processes of now: new ones are watched, those that ended no longer."""
         assert self._client is not None, "start first"
         found, runners = running(processes)
-        targets = unique((*self._named, *found))
-        for target in self._watches.keys() - set(targets):
-            del self._watches[target]
-            self._tasks.pop(target).cancel()
-        for target in targets:
-            if target not in self._watches:
+        # A server that was started anew has another pid, and what was counted of it goes on.
+        targets = {(target.urls, target.kind): target for target in unique((*self._named, *found))}
+        for key in self._watches.keys() - targets.keys():
+            del self._watches[key]
+            self._tasks.pop(key).cancel()
+        for key, target in targets.items():
+            if key not in self._watches:
                 watch = Watch(target, self._client, self._sessions.names, monotonic=self._monotonic)
-                self._watches[target] = watch
-                self._tasks[target] = asyncio.create_task(self._keep_polling(watch))
+                self._watches[key] = watch
+                self._tasks[key] = asyncio.create_task(self._keep_polling(watch))
+        for key, watch in self._watches.items():
+            watch.target = targets[key]
+            watch.runners = tuple(
+                runner for owner, runner in runners if _owns(watch.target, owner, tuple(targets.values()))
+            )
+
+    def whose(self, pids: set[int]) -> tuple[str, str, str | None] | None:
+        """Give the server for which a process with these ancestors works, its kind, and the model if it is one alone."""
         for watch in self._watches.values():
-            watch.runners = tuple(runner for owner, runner in runners if _owns(watch.target, owner, targets))
+            model = next((watch.runs[pid] for pid in pids & watch.runs.keys()), None)
+            if watch.kind is not None and (model is not None or watch.target.pid in pids):
+                return watch.server, watch.kind.name, model
+        return None
 
     async def read(self, now: float, timeout: float) -> SourceReading:
         """Give what the last polls said and what was measured here; waits for nothing."""
+        if self._servers is not None and self._monotonic() - self._servers_at >= FIND_SECONDS:
+            self._servers_at = self._monotonic()
+            self.processes(self._servers())
         fresh_since = self._monotonic() - STALE_POLLS * self._interval
         entities: list[Entity] = []
         success = True

@@ -57,6 +57,11 @@ class Watch:
         """Give the address by which the server is called."""
         return address(self._url)
 
+    @property
+    def runs(self) -> dict[int, str]:
+        """Give the label of the model that each runner runs, by its pid."""
+        return self._ollama.models if self._ollama is not None else {}
+
     async def poll(self) -> None:
         """Look at the server once; raises nothing that can be expected to go wrong."""
         started = self._monotonic()

@@ -63,7 +63,7 @@ class ProcessSource:
         self._settings = settings
         self._uses = uses
         self._interval = interval
-        self._proc = proc or Proc(settings.proc_root, keep_command_lines=settings.command_lines)
+        self.proc = self._proc = proc or Proc(settings.proc_root, keep_command_lines=settings.command_lines)
         self._places = tuple(places)
         self._examiner = Examiner(self._proc, classifier or Classifier(), simulated_name)
         self._crew = Crew(name="process")
@@ -118,6 +118,10 @@ class ProcessSource:
                     on.setdefault(one.pid, (one, []))[1].append((use.gpu.labels[2], process))
         for one, gpus in on.values():
             yield record(one, tuple(gpus))
+
+    def tracked(self) -> tuple[Tracked, ...]:
+        """Give every process that is on a GPU, as it was left by the last tick; to be read and not changed."""
+        return tuple(self._tracked.values())
 
     def _mode(self) -> tuple[str, str]:
         """Say how the driver's pids are joined with processes, and what is missing."""
