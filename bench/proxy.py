@@ -291,7 +291,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter, and less exact")
     parser.add_argument(
-        "--realtime", action="store_true", help="before all other work of the machine, so that it does not count; as root"
+        "--realtime",
+        action="store_true",
+        help="before all other work of the machine, so that it does not count; as root",
     )
     arguments = parser.parse_args()
     if arguments.realtime:
