@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := src
 
-.PHONY: run test e2e lint types docs docs-check golden bench lock clean
+.PHONY: run test slow e2e lint types docs docs-check golden bench lock clean
 .DEFAULT_GOAL := run
 
 # pip retries by itself; the stamp is written only when everything is in place.
@@ -23,6 +23,9 @@ run: $(VENV)/run.stamp  ## serve this machine's GPUs, or a simulated node where 
 
 test: $(VENV)/dev.stamp  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(VENV)/dev.stamp  ## run the tests that take long
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 e2e: $(VENV)/dev.stamp  ## run the tests with real peers; builds an OpenTelemetry Collector first (needs Go)
 	$(BIN)/python -m pytest -m e2e $(ARGS)
