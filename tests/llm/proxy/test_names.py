@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from gpumon.llm.proxy.names import FETCH_SECONDS, OTHER, Listing, Names, listing
+from gpumon.llm.names import OTHER
+from gpumon.llm.proxy.names import FETCH_SECONDS, Listing, Names, listing
 from gpumon.llm.request import Outcome
 from tests.llm.proxy.imitation import whole
 from tests.llm.proxy.learning import CASES, Case
@@ -43,6 +44,20 @@ def test_lists_are_read(given: Mapping[str, bytes], found: Listing) -> None:
         return given[path]
 
     assert asyncio.run(listing(fetch)) == found
+
+
+def test_a_path_is_shown_by_its_last_part() -> None:
+    """llama.cpp lists where the file of weights is; nobody else's names are cut."""
+    for owner, shown in (("llamacpp", "tiny.gguf"), ("vllm", "/models/tiny.gguf")):
+
+        async def fetch(path: str, owner: str = owner) -> bytes:
+            model = {"id": "/models/tiny.gguf", "owned_by": owner}
+            return json.dumps({"data": [model]}).encode() if path == "/v1/models" else b""
+
+        names = Names(fetch)
+        asyncio.run(names.refresh())
+        assert names.listed(("/models/tiny.gguf",), answered=True) == shown
+        assert names.listed(("anything",), answered=True) == shown
 
 
 class Clock:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-OTHER = "other"
+from gpumon.llm.kinds import LLAMA_CPP, LMDEPLOY, OLLAMA, SGLANG, VLLM
 
 # Names taken from a list; a hub with more is no model server.
 MOST_NAMES = 10_000
@@ -18,8 +18,8 @@ FETCH_SECONDS = 5.0
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
-# What `owned_by` of /v1/models says, by the kind of server; see gpumon.llm.kinds.
-OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "library": "ollama", "lmdeploy": "lmdeploy"}
+# What `owned_by` of /v1/models says, by the kind of server.
+OWNERS = {"vllm": VLLM, "sglang": SGLANG, "llamacpp": LLAMA_CPP, "library": OLLAMA, "lmdeploy": LMDEPLOY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,13 @@ async def listing(fetch: Fetch) -> Listing:
     """
     tags = _items(await fetch("/api/tags"), "models")
     if tags is not None:
-        return Listing(_names(tags, "name", "model"), "ollama")
+        return Listing(_names(tags, "name", "model"), OLLAMA.name)
     models = _items(await fetch("/v1/models"), "data")
     if models is None:
         return Listing()
     owner = next((str(item.get("owned_by", "")) for item in models), "")
-    return Listing(_names(models, "id"), OWNERS.get(owner.lower(), ""))
+    kind = OWNERS.get(owner.lower())
+    return Listing(_names(models, "id"), kind.name if kind else "")
 
 
 def _items(page: bytes, key: str) -> list[dict[str, object]] | None:
@@ -96,5 +97,9 @@ class Names:
         for name in names:
             for full in (name, f"{name}:latest"):  # Ollama's list has the tag that clients leave out
                 if full in known:
-                    return full
-        return next(iter(known)) if answered and len(known) == 1 else None
+                    return self._shown(full)
+        return self._shown(next(iter(known))) if answered and len(known) == 1 else None
+
+    def _shown(self, name: str) -> str:
+        """Give a name as it is shown: llama.cpp lists the whole path of a file of weights, where it was given no name."""
+        return name.rsplit("/", 1)[-1] if self.known.kind == LLAMA_CPP.name else name

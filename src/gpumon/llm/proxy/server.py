@@ -19,8 +19,9 @@ import aiohttp
 from gpumon.catalog import Entity
 from gpumon.catalog.proxy import LLM_PROXY
 from gpumon.llm.discovery import Target, address, unique
+from gpumon.llm.names import OTHER
 from gpumon.llm.proxy.exchange import Measured
-from gpumon.llm.proxy.names import OTHER, Names
+from gpumon.llm.proxy.names import Names
 from gpumon.llm.proxy.pump import Client, Server
 from gpumon.llm.request import Outcome
 from gpumon.log import Logger, Onsets
