@@ -61,6 +61,7 @@ PLAIN = {
     *("active", "failure", "health", "hung", "info", "pending", "state", "success", "supported", "up"),
     *("banks", "count", "cpus", "errors", "failures", "fds", "lost", "pages", "replays", "rows", "threads", "ticks"),
     *("action", "attribution", "denied", "dropped", "limit", "out", "processes", "generation", "load1", "width"),
+    "files",
     *("loaded", "loads", "renamed", "requests", "running", "tokens", "unloads", "waiting"),
     *("connections", "refused", "unreachable", "unreadable"),
 }

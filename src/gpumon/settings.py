@@ -203,11 +203,27 @@ class Proxy:
 class Storage:
     """History on disk."""
 
-    retention_days: float = option(7.0, "Days kept in SQLite.", minimum=0.04, maximum=3650, reserved=True)
-    enable_parquet_archival: bool = option(True, "Move older rows to Parquet instead of deleting them.", reserved=True)
+    enabled: bool = option(True, "Keep history in service.data_dir.")
+    retention_days: float = option(7.0, "Days kept in SQLite.", minimum=0.04, maximum=3650)
+    enable_parquet_archival: bool = option(True, "Move older rows to Parquet instead of deleting them.")
     archive_dir: str = option(
-        "", "Folder of the Parquet archive; empty is archive/ in service.data_dir.", form="path", reserved=True
+        "",
+        "Folder of the Parquet archive, or an object store, as in s3://bucket/prefix?endpoint_override=http://host:9000; "
+        "empty is archive/ in service.data_dir.",
+        form="path",
     )
+    archive_retention_days: float = option(
+        0.0, "Days kept in the archive; 0 keeps them for good.", minimum=0, maximum=36500
+    )
+    max_disk_bytes: int = option(
+        0,
+        "Most bytes that database and archive may take together; the archive's oldest files make room, never what is "
+        "not archived yet. 0 is no limit.",
+        minimum=0,
+        maximum=10**15,
+    )
+    node_name: str = option("", "Name of this node in an object store; empty is the host's name.")
+    cluster_name: str = option("default", "Name of this node's cluster in an object store.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

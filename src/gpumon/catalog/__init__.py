@@ -62,6 +62,7 @@ from gpumon.catalog.process import (
     WORKLOAD,
 )
 from gpumon.catalog.proxy import LLM_PROXY
+from gpumon.catalog.storage import ARCHIVE, STORAGE, STORAGE_KINDS, STORAGE_SIZE, STORAGE_TABLE
 
 # In the order in which they are documented and exposed.
 KINDS = (
@@ -80,10 +81,12 @@ KINDS = (
     LLM_PROXY,
     HOST,
     PROCESS,
+    *STORAGE_KINDS,
 )
 
 __all__ = [
     "AGE",
+    "ARCHIVE",
     "ATTRIBUTION",
     "BUILD",
     "DAEMON",
@@ -125,6 +128,10 @@ __all__ = [
     "SHARE_REASON",
     "SNAPSHOT_AGE",
     "SOURCE",
+    "STORAGE",
+    "STORAGE_KINDS",
+    "STORAGE_SIZE",
+    "STORAGE_TABLE",
     "SUPPORT",
     "UP",
     "WORKLOAD",

@@ -28,7 +28,7 @@ CELSIUS = (-100.0, 200.0)
 RATIO = (0.0, 1.0)
 
 GPU_LABELS = (
-    Label("gpu_id", "NVML index of the device."),
+    Label("gpu_id", "NVML index of the device.", integer=True),
     Label("gpu_name", "Product name.", (Call("nvmlDeviceGetName"),), "hw.name"),
     Label("gpu_uuid", "Permanent identifier of the device; to join on.", (Call("nvmlDeviceGetUUID"),), "hw.id"),
 )
@@ -609,8 +609,13 @@ FAN = EntityKind(
 MIG_LABELS = (
     # In OpenTelemetry's terms the MIG device is the hardware here, and the GPU its parent.
     *(replace(label, otel="hw.parent") if label.name == "gpu_uuid" else label for label in GPU_LABELS),
-    Label("gpu_instance_id", "GPU instance on the device.", (Call("nvmlDeviceGetGpuInstanceId"),)),
-    Label("compute_instance_id", "Compute instance in the GPU instance.", (Call("nvmlDeviceGetComputeInstanceId"),)),
+    Label("gpu_instance_id", "GPU instance on the device.", (Call("nvmlDeviceGetGpuInstanceId"),), integer=True),
+    Label(
+        "compute_instance_id",
+        "Compute instance in the GPU instance.",
+        (Call("nvmlDeviceGetComputeInstanceId"),),
+        integer=True,
+    ),
     Label("mig_uuid", "Identifier of the MIG device.", (Call("nvmlDeviceGetUUID"),), "hw.id"),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpumon.catalog.gpu import GPU_LABELS
-from gpumon.catalog.model import EntityKind, Label, Otel, Reading, Since
+from gpumon.catalog.model import Cadence, EntityKind, Label, Otel, Reading, Since
 
 UP = Reading(name="up", help="1 while the newest snapshot is fresh, 0 when sampling has stopped or is too far behind.")
 
@@ -116,15 +116,25 @@ HOST = EntityKind(
             since=Since.BOOT,
             otel=Otel("system.cpu.time", "s"),
         ),
-        Reading(name="cpus", help="Logical CPUs.", otel=Otel("system.cpu.logical.count", "{cpu}", additive=True)),
+        Reading(
+            name="cpus",
+            help="Logical CPUs.",
+            cadence=Cadence.ONCE,
+            otel=Otel("system.cpu.logical.count", "{cpu}", additive=True),
+        ),
         Reading(name="load1", help="Load average of one minute.", otel=Otel("system.cpu.load_average.1m", "{thread}")),
-        Reading(name="memory_total_bytes", help="Memory.", otel=Otel("system.memory.limit", "By", additive=True)),
+        Reading(
+            name="memory_total_bytes",
+            help="Memory.",
+            cadence=Cadence.ONCE,
+            otel=Otel("system.memory.limit", "By", additive=True),
+        ),
         Reading(
             name="memory_available_bytes",
             help="Memory that can be had without swapping.",
             otel=Otel("system.linux.memory.available", "By", additive=True),
         ),
-        Reading(name="boot_time_seconds", help="Unix time of the machine's start."),
+        Reading(name="boot_time_seconds", help="Unix time of the machine's start.", cadence=Cadence.ONCE),
     ),
     table="host_metrics",
 )

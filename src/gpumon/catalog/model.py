@@ -175,6 +175,7 @@ class Label:
     `otel` is the OpenTelemetry attribute it becomes, where the conventions have one; a value of the form `otel_form`
     becomes others, where the conventions keep apart what the label does not.
     `counted_here` are the values under which gpumon counts itself, since its start, whatever a reading's `since` is.
+    `integer` says that its values are whole numbers, which is how they are stored.
     """
 
     name: str
@@ -183,6 +184,7 @@ class Label:
     otel: str | None = None
     otel_form: Form | None = None
     counted_here: tuple[str, ...] = ()
+    integer: bool = False
 
     @property
     def attribute(self) -> str:
@@ -241,11 +243,14 @@ class EntityKind:
     `prefix` stands between `gpumon_` and a reading's name; None leaves the name bare (names that are standard elsewhere).
     `parameter` names the instance parameter for a part of a device of which there are many (a link, a fan);
     its value is the label of the same name.
-    `table` is the storage table; None is not stored.
+    `table` is the storage table; None is not stored. `table_seconds` is the least time between its rows, 0 every tick.
     `histograms` are the readings that are distributions; they have no columns, and stand in `Entity.histograms`.
     """
 
-    __slots__ = ("columns", "help", "histograms", "index", "labels", "name", "parameter", "prefix", "readings", "table")
+    __slots__ = (
+        *("columns", "help", "histograms", "index", "labels", "name", "parameter", "prefix", "readings"),
+        *("table", "table_seconds"),
+    )
 
     def __init__(
         self,
@@ -258,6 +263,7 @@ class EntityKind:
         prefix: str | None = "",
         parameter: str | None = None,
         table: str | None = None,
+        table_seconds: float = 0.0,
     ) -> None:
         self.name = name
         self.help = help
@@ -267,6 +273,7 @@ class EntityKind:
         self.prefix = prefix
         self.parameter = parameter
         self.table = table
+        self.table_seconds = table_seconds
         self.columns = tuple(_columns(readings))
         self.index = {column.name: i for i, column in enumerate(self.columns)}
 

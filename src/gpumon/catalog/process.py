@@ -5,6 +5,9 @@ from __future__ import annotations
 from gpumon.catalog.gpu import GPU_LABELS
 from gpumon.catalog.model import EntityKind, Form, Label, Reading, Since
 
+# Seconds between two stored rows of a workload: its counters lose nothing, and there may be hundreds on a node.
+TABLE_SECONDS = 30.0
+
 CATEGORY = Label(
     "category", "gaming, llm_inference, ml_training, general_compute, or unknown for what no rule could tell."
 )
@@ -37,6 +40,7 @@ PROCESS_CATEGORY = EntityKind(
         ),
     ),
     table="process_metrics",
+    table_seconds=TABLE_SECONDS,
 )
 
 WORKLOAD = EntityKind(
@@ -69,6 +73,7 @@ WORKLOAD = EntityKind(
         ),
     ),
     table="workload_metrics",
+    table_seconds=TABLE_SECONDS,
 )
 
 ATTRIBUTION = EntityKind(
