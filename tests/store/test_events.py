@@ -1,0 +1,100 @@
+"""What happened between two snapshots is an event, once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from gpumon.catalog import GPU, GPU_DOWN, GPU_HEALTH, GPU_XID, Entity, Snapshot
+from gpumon.catalog.events import CHANGES, EPISODES
+from gpumon.catalog.records import Event
+from gpumon.store.events import Watch
+from tests.store.nodes import START, Node, labels
+
+
+def of(seconds: float, *entities: Entity) -> Snapshot:
+    return Snapshot(START + seconds, seconds, int(seconds), entities)
+
+
+def health(up: float, gpu: int = 0) -> Entity:
+    values = tuple(up if column.name == "up" else 0.0 for column in GPU_HEALTH.columns)
+    return Entity(GPU_HEALTH, labels(GPU_HEALTH, gpu), values)
+
+
+def gpu(**readings: float) -> Entity:
+    values = [0.0] * len(GPU.columns)
+    for name, value in readings.items():
+        values[GPU.index[name]] = value
+    return Entity(GPU, labels(GPU, 0), tuple(values))
+
+
+def test_a_device_lost_and_back_is_told_with_the_reason() -> None:
+    """Only the device it happened to, and only when it changes."""
+    watch = Watch()
+    down = Entity(GPU_DOWN, (*labels(GPU, 1), "NVML_ERROR_GPU_IS_LOST"), (1.0,))
+    assert watch.events(of(0, health(1), health(1, 1))) == []
+    (lost,) = watch.events(of(2, health(1), health(0, 1), down))
+    assert watch.events(of(4, health(1), health(0, 1), down)) == []
+    (back,) = watch.events(of(6, health(1), health(1, 1)))
+    assert (lost.kind, lost.gpu_id, lost.timestamp) == ("device_lost", 1, START + 2)
+    assert lost.message == "GPU 1 does not answer: NVML_ERROR_GPU_IS_LOST"
+    assert (back.kind, back.gpu_uuid) == ("device_back", labels(GPU, 1)[2])
+
+
+def test_a_device_that_is_down_at_the_start_is_told() -> None:
+    """Someone who looks at the events must not think it was well."""
+    (lost,) = Watch().events(of(0, health(0)))
+    assert lost.kind == "device_lost"
+
+
+def test_an_xid_is_an_event_each_time_it_is_counted() -> None:
+    """The first of a code, and its repetitions."""
+    watch = Watch()
+    watch.events(of(0))
+    counts = (1.0, 1.0, 3.0)
+    found = [watch.events(of(i + 1, Entity(GPU_XID, (*labels(GPU, 0), "79"), (n,)))) for i, n in enumerate(counts)]
+    assert [len(events) for events in found] == [1, 0, 1]
+    assert (found[0][0].kind, found[0][0].subject, found[0][0].message) == ("xid", "79", "XID 79 on GPU 0")
+    assert json.loads(found[2][0].detail or "") == {"xid": "79", "value": 3.0, "previous": 1.0}
+
+
+def test_what_a_device_counted_before_the_start_is_no_event() -> None:
+    """Memory errors of last month are not news."""
+    watch = Watch()
+    name = "ecc_errors_uncorrected_volatile_total"
+    assert watch.events(of(0, gpu(**{name: 5.0}))) == []
+    assert watch.events(of(2, gpu(**{name: 0.0}))) == []  # the driver was loaded again
+    (event,) = watch.events(of(4, gpu(**{name: 2.0})))
+    assert event.kind == "ecc_uncorrected"
+
+
+def test_throttling_that_flickers_is_one_episode() -> None:
+    """Its end is told when it has been over for a minute, with how long it took."""
+    watch = Watch()
+    found: list[Event] = []
+    for second in range(0, 200, 2):
+        hot = 20 <= second < 60 and second % 4 == 0
+        found += watch.events(of(second, gpu(throttle_active_hw_thermal=float(hot))))
+    assert [event.kind for event in found] == ["throttle_hw_thermal_start", "throttle_hw_thermal_end"]
+    assert found[0].timestamp == START + 20
+    assert json.loads(found[1].detail or "") == {"seconds": 36.0}
+
+
+def test_a_busy_node_without_faults_has_no_events() -> None:
+    """An hour of eight GPUs."""
+    watch = Watch()
+    assert [event for snapshot in Node(gpus=8).snapshots(1800) for event in watch.events(snapshot)] == []
+
+
+def test_every_rule_can_fire_and_formats_its_message() -> None:
+    """Sweeps the catalogue's rules."""
+    for rule in CHANGES:
+        watch = Watch()
+        names = tuple("7" for _ in rule.kind.labels)
+        low, high = Entity(rule.kind, names, (0.0,) * len(rule.kind.columns)), None
+        high = replace(low, values=(1.0,) * len(rule.kind.columns))
+        first, second = (low, high) if rule.rises else (high, low)
+        watch.events(of(0, first))
+        assert rule.event in [event.kind for event in watch.events(of(2, second))]
+    for episode in EPISODES:
+        assert episode.column in episode.kind.index
