@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import signal
+import sqlite3
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import AsyncExitStack
@@ -24,7 +25,7 @@ from gpumon.host import HostSource
 from gpumon.hub import Hub
 from gpumon.llm.discovery import named
 from gpumon.llm.names import ModelNames
-from gpumon.llm.sessions import Sessions
+from gpumon.llm.sessions import WAITING_LIMIT, Sessions
 from gpumon.llm.source import LlmSource
 from gpumon.log import Logger
 from gpumon.memory import use_one_arena
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from gpumon.process.rules import Rule
     from gpumon.process.source import ProcessSource
     from gpumon.servers import Servers
+    from gpumon.store.sink import Store
     from gpumon.web.webconfig import WebConfig
 
 # The node that `--simulate auto` shows where there is no GPU.
@@ -121,9 +123,10 @@ class Service:
         self._otlp: Otlp | None = None
         self._otlp_end: asyncio.Task[bool] | None = None
         self._rules = user_rules(settings)
-        # Nobody takes rows of requests yet, so that none wait.
         self._servers: Servers | None = None
-        self.sessions = Sessions(ModelNames(settings.llm.model_limit), waiting_limit=0)
+        self._store = self._make_store()
+        waiting_limit = 0 if self._store is None else WAITING_LIMIT
+        self.sessions = Sessions(ModelNames(settings.llm.model_limit), waiting_limit=waiting_limit)
         targets = named(settings.ollama, settings.llm)
         if settings.proxy.listen:
             from gpumon.llm.proxy.server import watched
@@ -138,6 +141,23 @@ class Service:
             energy=lambda whose: () if self._servers is None else self._servers.energy(whose),
         )
         self._warn()
+
+    def _make_store(self) -> Store | None:
+        """Give the store, if history is to be kept; StartError where the database is a newer gpumon's."""
+        if not self._settings.storage.enabled:
+            return None
+        from gpumon.store.database import NewerDatabaseError, refuse_newer
+        from gpumon.store.job import Job
+        from gpumon.store.sink import Store
+
+        job = Job.of(self._settings)
+        try:
+            refuse_newer(job.database)
+        except NewerDatabaseError as error:
+            raise StartError(str(error)) from error
+        except (OSError, sqlite3.Error):
+            pass  # said, once, by the store
+        return Store(job, logger=self._logger)
 
     def _warn(self) -> None:
         """Say at the start what is not as it should be."""
@@ -164,6 +184,12 @@ class Service:
             stack.push_async_callback(self._gpu.stop, STOP_SECONDS)
             self._read_kernel_log(xids, stack)
             await self._serve_metrics(stack)
+            if self._store is not None:
+                self._store.start()
+                stack.callback(self._store.stop, STOP_SECONDS)
+                keeping = asyncio.create_task(self._store.run(self._hub))
+                keeping.add_done_callback(self._history_ended)
+                stack.push_async_callback(_ended, keeping)
             self._handle_signals()
             self._llm.start()
             stack.push_async_callback(self._llm.stop)
@@ -184,6 +210,10 @@ class Service:
             return 1
         self._logger.info("stopped")
         return 0
+
+    def _history_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._logger.error("history is no longer kept", exc_info=task.exception())
 
     async def _until_stopped(self, sampling: Coroutine[object, object, None]) -> None:
         """Sample until told to stop; raises what ended the sampling before."""
@@ -364,6 +394,11 @@ class Service:
         if self._otlp is not None:
             yield from self._otlp.entities()
         yield Entity(BUILD, (__version__, platform.python_version(), self._gpu.nvml_version, driver), (1,))
+        if self._store is not None:
+            self._store.append(*self.sessions.drain())
+            if self._processes is not None:
+                self._store.append(*self._processes.drain_events())
+            yield from self._store.entities()
 
     def _trouble(self) -> str | None:
         """Give why the service should be restarted, None while it should not."""
@@ -375,6 +410,12 @@ class Service:
         if since > max(DEAD_TICKS * self._settings.service.poll_interval_secs, DEAD_SECONDS):
             return f"no snapshot for {since:.0f} s"
         return None
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """End a task and wait until it has."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def data_dir_trouble(data_dir: Path) -> str | None:

@@ -104,6 +104,26 @@ def _capture(given: argparse.Namespace) -> int:
     return 0
 
 
+def _archive(given: argparse.Namespace) -> int:
+    from gpumon.load import read_apart
+    from gpumon.store.command import archive_now, carry_out
+    from gpumon.store.job import Job
+
+    job = Job.of(read_apart(given.config))
+    return carry_out(lambda: sys.stdout.write(archive_now(job) + "\n"), sys.stderr)
+
+
+def _export(given: argparse.Namespace) -> int:
+    from gpumon.load import read_apart
+    from gpumon.store.command import carry_out, export_to
+    from gpumon.store.job import Job
+
+    job = Job.of(read_apart(given.config))
+    return carry_out(
+        lambda: export_to(job, given.table, given.start, given.end, given.format, given.output, sys.stderr), sys.stderr
+    )
+
+
 def _docs(given: argparse.Namespace) -> int:
     from gpumon.docs import stale, write
 
@@ -139,6 +159,20 @@ COMMANDS = (
         "record what this machine's driver answers, with identifiers masked",
         _capture,
         (("file", {"metavar": "FILE", "type": Path, "help": "file to write"}),),
+    ),
+    Command("archive", "move rows past their retention to the archive now", _archive, (CONFIG,)),
+    Command(
+        "export",
+        "write a table's rows, from database and archive, to a file",
+        _export,
+        (
+            CONFIG,
+            ("--table", {"required": True, "help": "table, as in gpu_metrics, host_metrics, events or llm_sessions"}),
+            ("--from", {"dest": "start", "metavar": "TIME", "help": "first moment, ISO 8601, UTC unless it says else"}),
+            ("--to", {"dest": "end", "metavar": "TIME", "help": "moment before which to end"}),
+            ("--format", {"default": "csv", "metavar": "FORMAT", "help": "csv, parquet or jsonl"}),
+            ("--output", {"metavar": "FILE", "help": "file to write; without it standard output"}),
+        ),
     ),
     Command(
         "docs",

@@ -139,7 +139,7 @@ LLM_TRAFFIC = EntityKind(
         Reading(name="kv_cache_usage_ratio", help="Share of the memory for contexts that is in use."),
         Reading(
             name="prompt_tokens_total",
-            help="Tokens read, with those that were in a cache, but for the counters of a llama.cpp server, which lack them.",
+            help="Tokens read, with those that were in a cache; older llama.cpp servers count without them.",
             since=Since.SOURCE,
         ),
         Reading(
@@ -209,13 +209,13 @@ LLM_TRAFFIC = EntityKind(
 
 LLM_ENERGY = EntityKind(
     "llm_energy",
-    "What a model costs: the energy of its server's processes on all GPUs, with prompts, cached or not, and idling.",
+    "What a model costs: the energy of its server's processes on all GPUs, above what these use idle.",
     prefix="llm",
     labels=(SERVER, SERVER_KIND, MODEL),
     readings=(
         Reading(
             name="energy_joules_total",
-            help="Energy the GPUs used for the model, since gpumon started.",
+            help="Energy the GPUs used for the model above their idle power, since gpumon started.",
         ),
         Reading(
             name="joules_per_token",
