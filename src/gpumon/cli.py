@@ -59,6 +59,7 @@ def _proxy(given: argparse.Namespace) -> int:
         settings,
         gpu=replace(settings.gpu, enable_nvml=False, fallback_to_nvidia_smi=False, read_kernel_log=False),
         processes=replace(settings.processes, enabled=False),
+        storage=replace(settings.storage, enabled=False),  # the database is the daemon's
         ollama=replace(settings.ollama, enabled=False),
         llm=replace(settings.llm, servers=""),
     )
