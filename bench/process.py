@@ -1,6 +1,6 @@
 """What the process source costs: 8 GPUs, 200 real processes, 20 of which end and 20 start at every tick.
 
-Prints CPU per tick of the source alone and of reading the GPUs' lists, and how memory grows. Run: `python bench/process.py`.
+Prints CPU per tick of the source, and how memory grows. Run: `python bench/process.py`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ from tests.process.split import split
         ("python", "python", "", ""),
         ("=VLLM::EngineCore", "vllm::enginecore", "", ""),
         ("=postgres: writer process", "postgres", "", ""),
+        ("=python train.py --lr 1", "python", "train.py", ""),
+        ("=", "", "", ""),
+        ("=  ", "", "", ""),
         ("C:\\Program Files\\X\\Game.exe -w", "game.exe", "", ""),
     ],
 )

@@ -20,7 +20,8 @@ CONTEXTS = {"C": "compute", "G": "graphics", "M": "mps"}
 class Classification:
     """What kind of work a process does, how sure that is, and by which rule.
 
-    `untried` names the subjects that rules asked for and that could not be known, so that another rule might have held.
+    `untried` names the rules before it that could not be tried, because the kernel does not tell what they look at or
+    the process was not watched for long enough.
     """
 
     category: str = UNKNOWN
@@ -54,18 +55,21 @@ class Classifier:
 
     def classify(self, evidence: Evidence) -> Classification:
         """Give what the first rule says that holds. Takes 0.2 ms at most, besides reading evidence."""
-        untried: dict[str, None] = {}
+        untried: list[str] = []
         for rule, unless, patterns in self._rules:
             held: bool | None = True
             for subject, search in patterns:
                 words = evidence[subject]
                 if words is None:
                     held = None
-                    untried[subject] = None
                 elif not search(words):
                     held = False
                     break
-            if held and not (unless is not None and unless(evidence["command"] or "")):
+            if held is False or (unless is not None and unless(evidence["command"] or "")):
+                continue
+            if held is None:
+                untried.append(rule.name)
+            else:
                 return Classification(rule.category, rule.confidence, rule.name, tuple(untried))
         return Classification(untried=tuple(untried))
 

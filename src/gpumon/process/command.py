@@ -60,12 +60,12 @@ def file_name(path: str) -> str:
 
 def parse(argv: Sequence[str], name: str = "") -> Command:
     """Take a command line apart; `name` is the kernel's name of the process, for one without a command line."""
-    if not argv or not argv[0]:
+    if not argv or not argv[0].strip():
         return Command(name.lower())
-    if len(argv) == 1 and " " in argv[0] and not argv[0].startswith(("/", "\\")) and argv[0][1:3] != ":\\":
-        # A title that the process gave itself, as in "VLLM::EngineCore" or "ray::Trainer.train".
-        title, *words = argv[0].lower().split()
-        return Command(file_name(title.rstrip(":")), arguments=tuple(_words(words)))
+    if len(argv) == 1 and not argv[0].startswith(("/", "\\")) and argv[0][1:3] != ":\\":
+        first, *rest = argv[0].split()
+        if rest:  # a title that the process gave itself, as in "postgres: writer"
+            return parse((first.rstrip(":"), *rest), name)
     program = file_name(argv[0].lower().lstrip("-")) or name.lower()
     for pattern, options in _COMPILED:
         if pattern.fullmatch(program):
