@@ -10,6 +10,7 @@ import pytest
 from gpumon.llm.discovery import ServerProcess, running
 from gpumon.llm.energy import EnergyUse
 from gpumon.process.command import parse
+from gpumon.process.examine import Person
 from gpumon.process.proc import Facts, Origin, Proc
 from gpumon.process.tracked import OnGpu, Tracked
 from gpumon.servers import Servers, kind_of
@@ -24,7 +25,8 @@ def origin(pid: int, line: str, parent: Origin | None = None) -> Origin:
 
 def on_gpu(one: Origin, **joules: float) -> Tracked:
     """Give it as it is tracked, with its energy by GPU."""
-    tracked = Tracked(one.pid, None, Facts(one, 0.0, None, 0, "root", None, ()), one.name)
+    facts = Facts(one, 0.0, 0, "root", None, ())
+    tracked = Tracked(one.pid, None, Person(one.name, facts))
     tracked.key = one.pid
     tracked.gpus = {uuid: OnGpu(0, 0.0, energy_joules=used) for uuid, used in joules.items()}
     return tracked
