@@ -86,6 +86,7 @@ class Proc:
         self._keep = keep_command_lines
         self.reads: dict[str, int] = {}
         self._origins: WeakValueDictionary[int, Origin] = WeakValueDictionary()
+        self._parents: dict[int, Stat | None] = {}  # of this tick
         self._users: dict[int, str] = {}
         self._open: dict[int, int] = {}  # stat files kept open, by pid
         self._most_open = min(MOST_OPEN, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * OPEN_SHARE))
@@ -116,6 +117,10 @@ class Proc:
             int(fields[19]),
             int(fields[21]) * _PAGE_BYTES,
         )
+
+    def begin_tick(self) -> None:
+        """Let go of what is true for one tick only."""
+        self._parents = {}
 
     def forget(self, pid: int) -> None:
         """Close what is kept of a process."""
@@ -195,7 +200,7 @@ class Proc:
             return known
         parent = None
         if stat.parent > 0 and depth < MOST_ANCESTORS:
-            parent_stat = self.stat(stat.parent)
+            parent_stat = self._parent_stat(stat.parent)
             if parent_stat is not None and parent_stat.ticks <= stat.ticks:
                 parent = self._origin(stat.parent, parent_stat, depth + 1)
         line = self._read(pid, "cmdline", COMMAND_LINE_BYTES) or b""
@@ -204,6 +209,12 @@ class Proc:
         origin = Origin(pid, stat.ticks, stat.name, command, path, argv if self._keep else (), parent)
         self._origins[pid] = origin
         return origin
+
+    def _parent_stat(self, pid: int) -> Stat | None:
+        """Give the stat of a parent, read once per tick: most processes that start together have the same."""
+        if pid not in self._parents:
+            self._parents[pid] = self.stat(pid)
+        return self._parents[pid]
 
     def _user(self, uid: int | None) -> str:
         """Give a user's name; the number for one this machine (or container) does not know, "" for None."""

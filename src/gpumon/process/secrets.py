@@ -28,6 +28,8 @@ def redact(argv: Sequence[str]) -> str:
 
     Code given on the command line is left out as a whole. It errs on the side of hiding too much.
     """
+    if not argv:
+        return ""
     text = " ".join(_words(argv))
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= KEPT_CHARACTERS else f"{text[: KEPT_CHARACTERS - 1]}…"

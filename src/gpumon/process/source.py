@@ -139,6 +139,7 @@ class ProcessSource:
 
     def _join(self, uses: tuple[GpuUse, ...], now: float) -> None:
         """Put together each GPU's processes with what is known of them, and take notice of new ones."""
+        self._proc.begin_tick()
         contexts: dict[int, str] = {}
         for use in uses:
             for process in use.processes or ():
