@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gpumon.catalog import GPU, GPU_DOWN, GPU_HEALTH, GPU_XID, Entity, Snapshot
 from gpumon.catalog.events import CHANGES, EPISODES
+from gpumon.catalog.llm import LLM_MODEL_LOADS
 from gpumon.catalog.records import Event
 from gpumon.store.events import Watch
 from tests.store.nodes import START, Node, labels
@@ -98,3 +99,17 @@ def test_every_rule_can_fire_and_formats_its_message() -> None:
         assert rule.event in [event.kind for event in watch.events(of(2, second))]
     for episode in EPISODES:
         assert episode.column in episode.kind.index
+
+
+def test_a_model_that_comes_and_goes_is_told_by_name() -> None:
+    """What was in memory before gpumon looked is no event; what is taken up and let go later is, with model and server."""
+    watch = Watch()
+
+    def model(name: str, loads: float, unloads: float) -> Entity:
+        return Entity(LLM_MODEL_LOADS, ("127.0.0.1:11434", "ollama", name), (loads, unloads))
+
+    assert watch.events(of(0, model("old", 0, 0))) == []
+    assert watch.events(of(2, model("old", 0, 0), model("new", 1, 0)))[0].kind == "model_load"
+    (gone,) = watch.events(of(4, model("old", 0, 1), model("new", 1, 0)))
+    assert (gone.kind, gone.subject) == ("model_unload", "old")
+    assert gone.message == "127.0.0.1:11434 has let old go from memory"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gpumon.catalog.gpu import GPU, GPU_XID
 from gpumon.catalog.health import GPU_DOWN, GPU_HEALTH
+from gpumon.catalog.llm import LLM_MODEL_LOADS
 from gpumon.catalog.model import EntityKind
 
 
@@ -70,6 +71,20 @@ CHANGES = (
         kind=GPU,
         column="row_remap_failure",
         message="GPU {gpu_id} could not replace a row of its memory: the device should be replaced",
+    ),
+    Change(
+        event="model_load",
+        kind=LLM_MODEL_LOADS,
+        column="loads_total",
+        message="{server} has taken {model} into memory",
+        first=0.0,
+    ),
+    Change(
+        event="model_unload",
+        kind=LLM_MODEL_LOADS,
+        column="unloads_total",
+        message="{server} has let {model} go from memory",
+        first=0.0,
     ),
 )
 

@@ -96,6 +96,6 @@ def _event(kind: str, message: str, time: float, labels: dict[str, str], detail:
         message=message,
         gpu_id=int(gpu) if gpu.isdigit() else None,
         gpu_uuid=labels.get("gpu_uuid"),
-        subject=others.get("xid"),
+        subject=others.get("xid") or others.get("model"),
         detail=json.dumps(facts) if facts else None,
     )
