@@ -219,6 +219,13 @@ FROM process_events WHERE timestamp > datetime('now', '-1 day') GROUP BY categor
 """
 
 
+def test_the_queries_of_the_readme_are_these() -> None:
+    """What people copy from there is what is tested here."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    for query in (RECENT, SESSIONS, CATEGORIES):
+        assert query.strip() + ";" in readme
+
+
 def test_recent_gpu_metrics_are_found_by_their_index(database: sqlite3.Connection) -> None:
     """The README's first query: the rows of the last hour, and only those are read."""
     now = seconds_of(database.execute("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')").fetchone()[0])
