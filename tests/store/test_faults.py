@@ -16,6 +16,7 @@ import pytest
 from gpumon.catalog import ARCHIVE, STORAGE, STORAGE_SIZE, STORAGE_TABLE, Snapshot
 from gpumon.catalog.records import Event
 from gpumon.hub import Hub
+from gpumon.store import database
 from gpumon.store.archive import run
 from gpumon.store.buffer import Buffer
 from gpumon.store.database import MIGRATIONS, connect
@@ -187,8 +188,9 @@ def test_a_database_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
     assert ticks(tmp_path) == 2
 
 
-def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+def test_a_locked_database_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Someone holds a transaction open in a shell."""
+    monkeypatch.setattr(database, "LOCK_WAIT_SECONDS", 0.1)
     store = store_at(tmp_path)
     node = Node(gpus=1)
     offer(store, node.snapshots(1))

@@ -14,7 +14,7 @@ from gpumon.catalog import DAEMON, GPU, HOST, Snapshot
 from gpumon.store.archive import run
 from gpumon.store.buckets import MOST_POINTS, History, assemble, width_of
 from gpumon.store.database import connect
-from gpumon.store.history import Reader, _recent, ask
+from gpumon.store.history import Reader, ask, recent
 from gpumon.store.job import Job
 from gpumon.store.parquet import Place
 from gpumon.store.past import answer
@@ -90,7 +90,7 @@ def of(history: History) -> dict[object, tuple[float | None, ...]]:
 def told(job: Job, columns: tuple[str, ...], start: float, end: float, points: int) -> History:
     """Ask without a child process: the same two functions, in this one."""
     question = ask(GPU, columns, start, end, points=points)
-    files, parts = _recent(job, question)
+    files, parts = recent(job, question)
     parts += answer(Place(job), files, question)
     return assemble(parts, [label.name for label in GPU.labels], question.columns, question.width)
 

@@ -34,8 +34,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-# How long a writer waits for another process's lock; the tick then stays in memory until the next try.
-LOCK_WAIT_SECONDS = 1.0
+# How long a writer waits for another process's lock; the tick then stays in memory until the next try. The archive's
+# child deletes an hour of rows in one transaction, which at its priority can take seconds on a busy node.
+LOCK_WAIT_SECONDS = 10.0
 
 # auto_vacuum: a file that grew while the archive was out of reach can shrink again (set before the first table).
 # WAL: readers never wait for the writer, nor it for them.

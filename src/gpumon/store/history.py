@@ -65,18 +65,18 @@ class Reader:
         question = ask(kind, columns, start, end, points=points, where=where)
         table = _table(kind)
         with ExitStack() as stack:
-            await asyncio.to_thread(self._hold_files, stack)
-            files, parts = await asyncio.to_thread(_recent, self._job, question)
+            files, parts = await asyncio.to_thread(self._recent, question, stack)
             if files:
                 parts += await self._past(files, question)
         return assemble(parts, table.labels, question.columns, question.width)
 
-    def _hold_files(self, stack: ExitStack) -> None:
-        """See to it that no file is deleted while it is read."""
+    def _recent(self, question: Question, stack: ExitStack) -> tuple[list[str], list[Part]]:
+        """Ask the database, having seen to it that no file it names is deleted before it is read."""
         try:
             stack.enter_context(locked(self._job.readers_lock, shared=True, wait=True))
         except OSError:
             pass  # a directory that cannot be written: no archive runs there
+        return recent(self._job, question)
 
     async def _past(self, files: list[str], question: Question) -> list[Part]:
         request = json.dumps({"job": self._job.dumps(), "files": files, "question": asdict(question)})
@@ -128,7 +128,7 @@ def _table(kind: EntityKind) -> KindTable:
     raise ValueError(f"{kind.name} is not stored; {', '.join(table.kind.name for table in KIND_TABLES)} are")
 
 
-def _recent(job: Job, question: Question) -> tuple[list[str], list[Part]]:
+def recent(job: Job, question: Question) -> tuple[list[str], list[Part]]:
     """Give the archive's files for the question, and what the database answers, both of one moment."""
     table = next(table for table in KIND_TABLES if table.name == question.source)
     connection = read(job.database)
