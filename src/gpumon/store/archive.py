@@ -237,7 +237,8 @@ class Archivist:
             )
             if free <= FREE_PAGES or free <= pages * FREE_SHARE:
                 return
-            self.connection.execute(f"PRAGMA incremental_vacuum({FREE_PAGES})").fetchall()
+            # One page is freed at each step, and execute() makes only one of a statement that gives no rows.
+            self.connection.executescript(f"PRAGMA incremental_vacuum({FREE_PAGES})")
 
 
 def database_bytes(connection: sqlite3.Connection) -> int:
