@@ -67,7 +67,12 @@ def gpumon(gpus: int, interval: float) -> Exporter:
         lambda _port: [sys.executable, "-m", "gpumon", "run"],
         re.compile(r'^gpumon_gpu_power_watts\{gpu_id="(\d+)".*\} (\S+)', re.MULTILINE),
         "gpumon_gpu_power_watts{",
-        {"GPUMON_SERVICE_POLL_INTERVAL_SECS": f"{interval:g}", "PYTHONPATH": str(ROOT / "src")},
+        # Without history: what that takes is measured by bench/store.py.
+        {
+            "GPUMON_SERVICE_POLL_INTERVAL_SECS": f"{interval:g}",
+            "GPUMON_STORAGE_ENABLED": "false",
+            "PYTHONPATH": str(ROOT / "src"),
+        },
     )
 
 
