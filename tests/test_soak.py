@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 TICKS = 10_000
 
 
+@pytest.mark.slow
 def test_ten_thousand_ticks_of_churn_leave_nothing_behind(tmp_path: Path) -> None:
     """Memory within 1 MB, threads and open files as they were, with processes, devices and drivers coming and going."""
     ran = subprocess.run(
