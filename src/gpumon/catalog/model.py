@@ -286,6 +286,12 @@ class EntityKind:
             return reading.name
         return "_".join(part for part in ("gpumon", self.prefix, reading.name) if part)
 
+    def series(self, column: Column) -> str:
+        """Give the metric's name with a column's own label values in braces, as in a `reading` label."""
+        name = self.metric(column.reading)
+        pairs = ",".join(f"{label}={value}" for label, value in zip(column.reading.labels, column.key, strict=True))
+        return f"{name}{{{pairs}}}" if pairs else name
+
     def otel_name(self, reading: Reading) -> str:
         """Give the OpenTelemetry name of one of this kind's readings: the conventions' own, or a derived one.
 

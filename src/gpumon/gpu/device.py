@@ -375,7 +375,7 @@ class Device:
             return
         for i in columns:
             if (note := notes[kind, i]) is not None:
-                yield Entity(SUPPORT, (*self.labels, _reading_name(kind, i), note[0]), (note[1],))
+                yield Entity(SUPPORT, (*self.labels, kind.series(kind.columns[i]), note[0]), (note[1],))
 
 
 class _Run:
@@ -406,15 +406,6 @@ class _Run:
         self.codes[code] += 1
         if trouble is not Trouble.OTHER:
             self.refused.append((part, column, RefusedError("", code).reason))
-
-
-def _reading_name(kind: EntityKind, column: int) -> str:
-    declared = kind.columns[column]
-    name = kind.metric(declared.reading)
-    if not declared.key:
-        return name
-    pairs = zip(declared.reading.labels, declared.key, strict=True)
-    return f"{name}{{{','.join(f'{label}={value}' for label, value in pairs)}}}"
 
 
 def _support(part: Part, column: int) -> tuple[str, int] | None:

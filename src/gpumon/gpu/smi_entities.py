@@ -130,13 +130,7 @@ class GpuRecord:
                 yield self._note(FAN, FAN.columns[FAN.index[name]], reason, 0.0)
 
     def _note(self, kind: EntityKind, column: Column, reason: str, value: float) -> Entity:
-        return Entity(SUPPORT, (*self.identity.labels, _series(kind, column), reason), (value,))
-
-
-def _series(kind: EntityKind, column: Column) -> str:
-    name = kind.metric(column.reading)
-    pairs = ",".join(f"{label}={value}" for label, value in zip(column.reading.labels, column.key, strict=True))
-    return f"{name}{{{pairs}}}" if pairs else name
+        return Entity(SUPPORT, (*self.identity.labels, kind.series(column), reason), (value,))
 
 
 def _info(labels: tuple[str, str, str], cells: Mapping[str, str]) -> Entity:
