@@ -77,10 +77,11 @@ def _serve(settings: Settings, simulate: str | None) -> int:
     if not speaks_tls(settings, os.environ, served=web_config is not None and web_config.tls is not None):
         leave_tls_out()
     from gpumon import app
+    from gpumon.daemon import StartError
 
     try:
         return app.run(settings, simulate, web_config)
-    except app.StartError as error:
+    except StartError as error:
         raise SettingsError(str(error)) from error
 
 
