@@ -21,8 +21,8 @@ $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
 run: $(VENV)/run.stamp  ## serve this machine's GPUs, or a simulated node where there are none
 	$(BIN)/python -m gpumon run --simulate auto
 
-test: $(VENV)/dev.stamp  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/dev.stamp  ## run the tests, one process per core
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 slow: $(VENV)/dev.stamp  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow $(ARGS)

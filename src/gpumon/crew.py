@@ -122,25 +122,37 @@ class Crew:
         threading.Thread(target=self._run, name=f"gpumon-{self._name}{self._threads}", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                while not self._queue:
-                    if self._stopped or self._idle:  # one that waits is enough
-                        self._threads -= 1
-                        return
-                    self._idle += 1
-                    self._work.wait()
-                    self._idle -= 1
-                round_, key, job = self._queue.popleft()
+        with self._lock:
+            while (work := self._next()) is not None:
+                round_, key, job = work
                 self._busy[key] = self._clock()
-            result: Any
-            try:
-                result = job()
-            except Exception as error:  # noqa: BLE001 - the edge of the thread: whatever went wrong is the job's result
-                result = error
-            with self._lock:
+                self._lock.release()
+                try:
+                    result = _outcome(job)
+                finally:
+                    self._lock.acquire()
+                # Not given up before the next wait: who is woken by this result finds this thread idle, not busy.
                 del self._busy[key]
                 round_.take(key, result)
+                del work, round_, key, job, result  # not to be kept alive while waiting
+
+    def _next(self) -> tuple[Round[Any], Hashable, Callable[[], Any]] | None:
+        """Wait for the next job; None when this thread is not needed any more. With the lock held."""
+        while not self._queue:
+            if self._stopped or self._idle:  # one that waits is enough
+                self._threads -= 1
+                return None
+            self._idle += 1
+            self._work.wait()
+            self._idle -= 1
+        return self._queue.popleft()
+
+
+def _outcome(job: Callable[[], T]) -> T | Exception:
+    try:
+        return job()
+    except Exception as error:  # noqa: BLE001 - the edge of the thread: whatever went wrong is the job's result
+        return error
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:
