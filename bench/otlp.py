@@ -150,6 +150,7 @@ def service(endpoint: str) -> Figures:
             "GPUMON_SERVICE_LOG_LEVEL": "error",
             "GPUMON_TELEMETRY_METRICS_PORT": str(unused_port()),
             "GPUMON_TELEMETRY_METRICS_ADDRESS": "127.0.0.1",
+            "GPUMON_API_ENABLED": "false",
             "GPUMON_TELEMETRY_OTLP_ENDPOINT": endpoint,
         }
         with subprocess.Popen([sys.executable, "-m", "gpumon", "run", "--simulate", "h100x8"], env=environ) as process:

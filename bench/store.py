@@ -122,6 +122,7 @@ def resident(folder: Path, seconds: float) -> dict[str, float]:
                 "GPUMON_TELEMETRY_METRICS_ADDRESS": "127.0.0.1",
                 "GPUMON_TELEMETRY_METRICS_PORT": str(free_port()),
                 "GPUMON_STORAGE_ENABLED": enabled,
+                "GPUMON_API_ENABLED": "false",
             }
             started[enabled] = subprocess.Popen(
                 [sys.executable, "-m", "gpumon", "run", "--simulate", "h100x8"],

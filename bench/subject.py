@@ -67,10 +67,11 @@ def gpumon(gpus: int, interval: float) -> Exporter:
         lambda _port: [sys.executable, "-m", "gpumon", "run"],
         re.compile(r'^gpumon_gpu_power_watts\{gpu_id="(\d+)".*\} (\S+)', re.MULTILINE),
         "gpumon_gpu_power_watts{",
-        # Without history: what that takes is measured by bench/store.py.
+        # Without history and API: what they take is measured by bench/store.py and bench/api.py.
         {
             "GPUMON_SERVICE_POLL_INTERVAL_SECS": f"{interval:g}",
             "GPUMON_STORAGE_ENABLED": "false",
+            "GPUMON_API_ENABLED": "false",
             "PYTHONPATH": str(ROOT / "src"),
         },
     )

@@ -30,6 +30,7 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(sys.path),
         "GPUMON_TELEMETRY_METRICS_ADDRESS": "127.0.0.1",
         "GPUMON_TELEMETRY_METRICS_PORT": str(port),
+        "GPUMON_API_ENABLED": "false",  # its port is the same for all; tests of the API give one
         "GPUMON_GPU_READ_KERNEL_LOG": "false",
     }
 

@@ -19,7 +19,13 @@ def gpumon(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run gpumon to its end."""
     return subprocess.run(
         [sys.executable, "-m", "gpumon", *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)} | environ,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": "/nowhere",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "GPUMON_API_ENABLED": "false",
+        }
+        | environ,
         capture_output=True,
         text=True,
         check=False,
@@ -124,6 +130,7 @@ def test_the_service_runs_until_it_is_told_to_stop(command: list[str]) -> None:
             "PYTHONPATH": os.pathsep.join(sys.path),
             "GPUMON_TELEMETRY_METRICS_ADDRESS": "127.0.0.1",
             "GPUMON_TELEMETRY_METRICS_PORT": str(number),
+            "GPUMON_API_ENABLED": "false",
         },
         stderr=subprocess.PIPE,
         text=True,

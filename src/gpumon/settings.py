@@ -251,6 +251,37 @@ class Telemetry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """The REST API and the built-in page; see api.md."""
+
+    enabled: bool = option(True, "Serve the API and the page.")
+    address: str = option(
+        "127.0.0.1",
+        "Address the API listens on; on any but loopback others can read it, so set a token.",
+        form="address",
+    )
+    port: int = option(8010, "Port of the API and the page.", minimum=1, maximum=65535)
+    token: str = option("", "Bearer token that requests to /api/ must carry; empty asks for none.")
+    token_file: str = option("", "File whose first line is the token, as a mounted secret has it.", form="path")
+    allowed_origins: str = option(
+        "",
+        "Other sites whose pages may read the API, separated by spaces, as in https://grafana.example.org.",
+    )
+    allowed_hosts: str = option(
+        "",
+        "Names this gpumon may be asked by, separated by spaces, besides localhost, the host's own and IP addresses; "
+        "* allows any.",
+    )
+    max_connections: int = option(
+        192, "Connections at a time; those beyond it are answered with 503.", minimum=1, maximum=10000
+    )
+    max_streams: int = option(
+        128, "Readers of /api/stream at a time; those beyond it are answered with 503.", minimum=1, maximum=10000
+    )
+    max_range_days: float = option(92.0, "Days that one question about the past may span.", minimum=0.04, maximum=3660)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alerts:
     """Alerts gpumon raises by itself."""
 
@@ -272,6 +303,7 @@ class Settings:
     proxy: Proxy = field(default_factory=Proxy)
     storage: Storage = field(default_factory=Storage)
     telemetry: Telemetry = field(default_factory=Telemetry)
+    api: Api = field(default_factory=Api)
     alerts: Alerts = field(default_factory=Alerts)
 
     def __getitem__(self, name: str) -> Value:

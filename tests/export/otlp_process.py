@@ -58,6 +58,7 @@ class Gpumon:
             "GPUMON_SERVICE_POLL_INTERVAL_SECS": str(POLL_SECS),
             "GPUMON_TELEMETRY_METRICS_ADDRESS": "127.0.0.1",
             "GPUMON_TELEMETRY_METRICS_PORT": str(self.port),
+            "GPUMON_API_ENABLED": "false",
             "GPUMON_TELEMETRY_OTLP_ENDPOINT": endpoint,
             "GPUMON_TELEMETRY_OTLP_INTERVAL_SECS": str(EXPORT_SECS),
             **environ,

@@ -60,13 +60,13 @@ class Exposition:
             self._bodies.clear()
         body = self._body(form, gzip)
         tail = self._tail(form, age)
-        return _gzip_end(body, tail) if gzip else body.content + tail
+        return gzip_end(body, tail) if gzip else body.content + tail
 
     def _body(self, form: Form, gzip: bool) -> Body:
         body = self._bodies.get((form, gzip))
         if body is None:
-            families = self._renderer.render(_served(*self._shown), form)
-            body = _gzip_start(families) if gzip else Body(b"".join(families))
+            families = self._renderer.render(served(*self._shown), form)
+            body = gzip_start(families) if gzip else Body(b"".join(families))
             self._bodies[form, gzip] = body
             self.renders[form, gzip] += 1
         return body
@@ -76,14 +76,18 @@ class Exposition:
         return (text + "# EOF\n" if form is Form.OPENMETRICS else text).encode()
 
 
-def _served(snapshot: Snapshot | None, fresh: bool) -> list[Entity]:
+def served(snapshot: Snapshot | None, fresh: bool) -> list[Entity]:
+    """Give what is told of a snapshot: all of one that is fresh, else gpumon's own health, as one that is down."""
     if snapshot is None:
         return [DOWN]
     if fresh:
         return list(snapshot.entities)
-    health = [entity for entity in snapshot.entities if entity.kind in HEALTH_KINDS]
-    # Of two entities with the same labels the first is rendered, so DOWN counts only where the daemon has none.
-    return [*(_down(entity) if entity.kind is DAEMON else entity for entity in health), DOWN]
+    health = [
+        _down(entity) if entity.kind is DAEMON else entity
+        for entity in snapshot.entities
+        if entity.kind in HEALTH_KINDS
+    ]
+    return health if snapshot.of(DAEMON) else [*health, DOWN]
 
 
 def _down(daemon: Entity) -> Entity:
@@ -91,7 +95,7 @@ def _down(daemon: Entity) -> Entity:
     return replace(daemon, values=(*daemon.values[:up], 0.0, *daemon.values[up + 1 :]))
 
 
-def _gzip_start(families: Iterable[bytes]) -> Body:
+def gzip_start(families: Iterable[bytes]) -> Body:
     """Compress all but the tail, piece by piece so that the whole is never in memory."""
     compressor = zlib.compressobj(GZIP_LEVEL, wbits=zlib.MAX_WBITS | 16)
     pieces, checksum, size = [], 0, 0
@@ -104,7 +108,7 @@ def _gzip_start(families: Iterable[bytes]) -> Body:
     return Body(b"".join(pieces), checksum, size)
 
 
-def _gzip_end(body: Body, tail: bytes) -> bytes:
+def gzip_end(body: Body, tail: bytes) -> bytes:
     """Append the tail as a last, stored block, and gzip's trailer (RFC 1952): one ordinary gzip stream.
 
     A second gzip member would be shorter to write, but not every client reads past the first.

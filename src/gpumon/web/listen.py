@@ -158,7 +158,8 @@ class Listener:
         SettingsError says in one sentence what is wrong and which setting to change.
         """
         self._loop = asyncio.get_running_loop()
-        self._server = Server(self._handle, loop=self._loop)
+        # Who has gone needs no answer: what is being done for it ends.
+        self._server = Server(self._handle, handler_cancellation=True, loop=self._loop)
         self._options: dict[str, Any] = {
             "loop": self._loop,
             "keepalive_timeout": self.idle_secs,

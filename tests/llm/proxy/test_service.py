@@ -58,6 +58,7 @@ def test_requests_pass_and_are_counted(command: tuple[str, ...]) -> None:
                 "GPUMON_OLLAMA_API_PORT": str(listen),  # as clients know it: the proxy is not watched
                 "GPUMON_TELEMETRY_METRICS_ADDRESS": "127.0.0.1",
                 "GPUMON_TELEMETRY_METRICS_PORT": str(metrics),
+                "GPUMON_API_ENABLED": "false",
                 "GPUMON_SERVICE_POLL_INTERVAL_SECS": "0.25",
             }
             async with started(*command, **settings) as said, aiohttp.ClientSession() as session:

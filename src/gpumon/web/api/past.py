@@ -1,0 +1,179 @@
+"""Readings of the past: for scripts by entity and bucket, for charts by column."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gpumon.catalog import GPU, KINDS, EntityKind
+from gpumon.store.buckets import Bucket, History, Series
+from gpumon.store.child import ChildError
+from gpumon.store.history import Reader
+from gpumon.web.api.answer import Content, document
+from gpumon.web.api.query import BadRequestError, Moment, Names, Number, Text, parameter
+from gpumon.web.api.snapshots import plain
+from gpumon.web.api.times import iso
+
+HOUR = 3600.0
+# The kinds of which there is history, by name.
+STORED = {kind.name: kind for kind in KINDS if kind.table is not None}
+MOST_COLUMNS = 20
+# Points times columns: an answer for eight GPUs is 2 MB at most, and takes 20 MB while it is made.
+MOST_VALUES = 5000
+# A chart of some 1,000 pixels shows no more.
+USUAL_POINTS = 500
+
+
+class UnavailableError(Exception):
+    """The past cannot be told now; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A span of time: the last hours, or from a start to an end, which is now where it is left out."""
+
+    hours: float = parameter(
+        None, Number(0.01, 100_000), "The last so many hours; 1 where no start is given.", example=1
+    )
+    start: float = parameter(None, Moment(), "Start, instead of hours.", example="2026-01-31T12:00:00Z")
+    end: float = parameter(None, Moment(), "End; now where it is left out.", example="2026-01-31T13:00:00Z")
+
+    def span(self, now: float, longest_days: float, hours: float = 1.0) -> tuple[float, float]:
+        """Give start and end as Unix seconds. BadRequestError where they are no span, or one that is too long."""
+        if self.hours is not None and self.start is not None:
+            raise BadRequestError("hours and start are both given: allowed is one of them")
+        end = now if self.end is None else self.end
+        start = self.start if self.start is not None else end - (hours if self.hours is None else self.hours) * HOUR
+        return checked(start, end, longest_days)
+
+
+def checked(start: float, end: float, longest_days: float) -> tuple[float, float]:
+    """Give a span that may be asked about. BadRequestError where it may not."""
+    if not start < end:
+        raise BadRequestError(f"start is {iso(start)}: allowed is a time before the end, {iso(end)}")
+    if end - start > longest_days * 24 * HOUR + 1:
+        raise BadRequestError(
+            f"hours (or start to end) span {(end - start) / 24 / HOUR:.1f} days: allowed are {longest_days:g}"
+        )
+    return max(start, 0.0), end
+
+
+_COLUMNS = Names(MOST_COLUMNS, f"up to {MOST_COLUMNS} names of columns of that kind, with commas between them")
+_POINTS = Number(1, MOST_VALUES, whole=True)
+_GPU = Number(0, 255, whole=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryQuery(Range):
+    """Which readings of which entities."""
+
+    kind: str = parameter(GPU.name, Text(choices=tuple(STORED)), "Kind of entity.", example=GPU.name)
+    columns: tuple[str, ...] = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
+    gpu_id: int = parameter(None, _GPU, "Only of the GPU with this index.", example=0)
+    points: int = parameter(None, _POINTS, f"Most points per entity; {USUAL_POINTS} or what so many columns allow.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChartQuery(Range):
+    """Which readings of one GPU."""
+
+    gpu_id: int = parameter(0, _GPU, "Index of the GPU.", example=0)
+    columns: tuple[str, ...] = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
+    points: int = parameter(None, _POINTS, f"Most points; {USUAL_POINTS} or what so many columns allow.")
+
+
+def usual(kind: EntityKind) -> tuple[str, ...]:
+    """Give the columns that are meant where none is named: those with a name people know, else the first ones."""
+    named = tuple(column.name for column in kind.columns if column.reading.column)
+    return named or tuple(kind.index)[:5]
+
+
+class Past:
+    """Answers about readings of the past from the store; one question at a time."""
+
+    def __init__(self, reader: Reader, longest_days: float) -> None:
+        self._reader = reader
+        self._longest_days = longest_days
+        self._turn = asyncio.Semaphore(1)
+
+    async def history(self, query: HistoryQuery, now: float) -> Content:
+        """Give readings by entity and bucket."""
+        kind = STORED[query.kind]
+        start, end = query.span(now, self._longest_days)
+        found = await self._ask(kind, query.columns, start, end, query.points, query.gpu_id)
+        whole = {"kind": kind.name, "start": iso(start), "end": iso(end), "step_seconds": found.width}
+        return await asyncio.to_thread(lambda: document(whole | {"series": [_series(each) for each in found.series]}))
+
+    async def chart(self, query: ChartQuery, now: float) -> Content:
+        """Give one GPU's readings as columns of numbers, for plotting."""
+        start, end = query.span(now, self._longest_days)
+        found = await self._ask(GPU, query.columns, start, end, query.points, query.gpu_id)
+        columns = query.columns or usual(GPU)
+        return await asyncio.to_thread(lambda: document(_chart(found, query.gpu_id, columns)))
+
+    async def _ask(
+        self,
+        kind: EntityKind,
+        columns: tuple[str, ...] | None,
+        start: float,
+        end: float,
+        points: int | None,
+        gpu_id: int | None,
+    ) -> History:
+        columns = columns or usual(kind)
+        unknown = [name for name in columns if name not in kind.index]
+        if unknown:
+            raise BadRequestError(f"columns has {unknown[0]}: allowed are {', '.join(kind.index)}")
+        if gpu_id is not None and all(label.name != "gpu_id" for label in kind.labels):
+            raise BadRequestError(f"gpu_id is given: allowed is none for {kind.name}, which is not of a GPU")
+        most = MOST_VALUES // len(columns)
+        if points is not None and points > most:
+            raise BadRequestError(f"points is {points}: allowed are 1 to {most} with {len(columns)} columns")
+        where = {} if gpu_id is None else {"gpu_id": gpu_id}
+        async with self._turn:
+            try:
+                return await self._reader.history(
+                    kind, columns, start, end, points=points or min(USUAL_POINTS, most), where=where
+                )
+            except sqlite3.Error as error:
+                raise UnavailableError(f"history cannot be read: {error}") from None
+            except ChildError as error:
+                raise UnavailableError(f"the archive cannot be read: {error}") from None
+
+
+def _series(series: Series) -> dict[str, object]:
+    points = []
+    for i, time in enumerate(series.times):
+        point: dict[str, object] = {"time": iso(time)}
+        for name, buckets in series.columns.items():
+            if buckets[i].average is not None:
+                point[name] = {part: _number(getattr(buckets[i], part)) for part in ("average", "minimum", "maximum")}
+        points.append(point)
+    return {"labels": series.labels, "points": points}
+
+
+def _chart(found: History, gpu_id: int, columns: Iterable[str]) -> dict[str, object]:
+    """Put together what may be several series: a GPU that was exchanged has another UUID."""
+    times = sorted({time for series in found.series for time in series.times})
+    place = {time: i for i, time in enumerate(times)}
+    nothing = Bucket(None, None, None)
+    lines = {}
+    for name in columns:
+        line = [nothing] * len(times)
+        for series in found.series:
+            for time, bucket in zip(series.times, series.columns[name], strict=True):
+                if bucket.average is not None:
+                    line[place[time]] = bucket
+        lines[name] = {
+            "average": [_number(bucket.average) for bucket in line],
+            "minimum": [_number(bucket.minimum) for bucket in line],
+            "maximum": [_number(bucket.maximum) for bucket in line],
+        }
+    return {"gpu_id": gpu_id, "step_seconds": found.width, "times": [int(time) for time in times], "series": lines}
+
+
+def _number(value: float | None) -> float | None:
+    """Give a mean in as many digits as mean something."""
+    return None if value is None else plain(float(f"{value:.12g}"))
