@@ -303,5 +303,23 @@ async def metrics(daemon: Daemon) -> AsyncIterator[None]:
         await server.stop()
 
 
+@asynccontextmanager
+async def api(daemon: Daemon) -> AsyncIterator[None]:
+    """Serve the API and the page."""
+    if not daemon.settings.api.enabled:
+        yield
+        return
+    from gpumon.web.api.server import ApiServer
+
+    records = None if daemon.processes is None else daemon.processes.records
+    server = ApiServer(daemon.settings, daemon.hub, started=daemon.started, processes=records)
+    await server.start()
+    daemon.listens["page"] = f"http://localhost:{server.port}/"
+    try:
+        yield
+    finally:
+        await server.stop()
+
+
 # In the order in which they start: each may use what those before it put into the Daemon. They stop the other way round.
-PARTS: tuple[Part, ...] = (telling, gpus, processes, metrics, history, models, proxy, host)
+PARTS: tuple[Part, ...] = (telling, gpus, processes, metrics, api, history, models, proxy, host)
