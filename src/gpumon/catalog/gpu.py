@@ -554,6 +554,7 @@ GPU_XID = EntityKind(
             help="XID errors since gpumon started, from NVML's events and the kernel log, each counted once.",
             otel=Otel("hw.errors", "{error}", attributes=(("hw.type", "gpu"), ("error.type", "xid"))),
         ),
+        Reading(name="xid_error_timestamp_seconds", help="Unix time of the last XID error of this code."),
     ),
 )
 

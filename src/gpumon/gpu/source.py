@@ -313,11 +313,11 @@ class GpuSource:
         return entities
 
     def _xid_entities(self) -> list[Entity]:
-        return [
-            Entity(GPU_XID, (*labels, str(code)), (count,))
-            for uuid, labels in self._known.items()
-            for code, count in sorted(self._xids.counts(uuid).items())
-        ]
+        entities = []
+        for uuid, labels in self._known.items():
+            counts, times = self._xids.counts(uuid), self._xids.last_times(uuid)
+            entities += [Entity(GPU_XID, (*labels, str(code)), (counts[code], times[code])) for code in sorted(counts)]
+        return entities
 
     def _error_entities(self) -> list[Entity]:
         errors = self._nvml.errors if self._nvml is not None else {}

@@ -151,10 +151,14 @@ class XidLog:
         with self._lock:
             return {code: tally.count for code, tally in self._tallies.get(uuid, {}).items()}
 
+    def last_times(self, uuid: str) -> Mapping[int, float]:
+        """Give Unix seconds of a GPU's last XID of each code."""
+        with self._lock:
+            return {code: tally.last_time for code, tally in self._tallies.get(uuid, {}).items()}
+
     def last_time(self, uuid: str) -> float | None:
         """Give Unix seconds of a GPU's last XID, None when it had none."""
-        with self._lock:
-            return max((tally.last_time for tally in self._tallies.get(uuid, {}).values()), default=None)
+        return max(self.last_times(uuid).values(), default=None)
 
     def recent(self) -> tuple[XidEvent, ...]:
         """Give the last XIDs of all GPUs, at most 64, oldest first."""
