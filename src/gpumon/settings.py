@@ -240,6 +240,12 @@ class Telemetry:
     web_config_file: str = option(
         "", "TLS and basic auth of the metrics port, in Prometheus's web-config format.", form="path"
     )
+    dcgm_compat: str = option(
+        "off",
+        'Give /metrics the names, units and labels of dcgm-exporter as well: "legacy" as before its 4.9, "4.9" as from then on; '
+        "see docs/dcgm.md.",
+        choices=("off", "legacy", "4.9"),
+    )
     enable_opentelemetry: bool = option(True, "Send readings by OTLP, once otlp_endpoint or its OTEL_ variable is set.")
     otlp_endpoint: str = option(
         "",

@@ -121,6 +121,7 @@ class Reading:
     `since` says from when a counter counts, where that does not follow from its sources.
     `buckets` are the upper bounds, but for infinity, of a histogram that gpumon fills itself.
     `column` is the storage column where it differs from the derived one.
+    `counts` marks a counter whose name does not end in `_total`, as names from elsewhere may not.
     """
 
     name: str
@@ -134,11 +135,12 @@ class Reading:
     column: str | None = None
     since: Since | None = None
     buckets: tuple[float, ...] = ()
+    counts: bool = False
 
     @property
     def counter(self) -> bool:
         """Say whether the value only grows (until its source starts anew)."""
-        return self.name.endswith("_total")
+        return self.counts or self.name.endswith("_total")
 
     @property
     def unit(self) -> str | None:

@@ -7,10 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from struct import pack
+from typing import TYPE_CHECKING
 
 from gpumon.catalog import AGE, DAEMON, HEALTH_KINDS, KINDS, SNAPSHOT_AGE, UP, Entity, Snapshot
 from gpumon.export.prometheus import Form, Renderer, families, number
 from gpumon.hub import Hub
+
+if TYPE_CHECKING:
+    from gpumon.export.dcgm import Dcgm
 
 # A longer header is no scraper's (Prometheus's have 50 to 250 characters) and not worth the time to read.
 LONGEST_HEADER = 1024
@@ -36,14 +40,16 @@ class Exposition:
     """Gives the page of the hub's newest snapshot; belongs to the loop, so that concurrent scrapers share one render.
 
     A snapshot older than `stale_secs` is withheld: then gpumon's own health is all that is served, with `gpumon_up` 0.
-    `clock` is the one of `Snapshot.monotonic`.
+    `clock` is the one of `Snapshot.monotonic`. `dcgm` adds the readings under dcgm-exporter's names.
     """
 
-    def __init__(self, hub: Hub, stale_secs: float, clock: Callable[[], float]) -> None:
+    def __init__(self, hub: Hub, stale_secs: float, clock: Callable[[], float], dcgm: Dcgm | None = None) -> None:
         self._hub = hub
         self._stale_secs = stale_secs
         self._clock = clock
-        self._renderer = Renderer(kind for kind in KINDS if kind is not AGE)
+        self._dcgm = dcgm
+        kinds = [kind for kind in KINDS if kind is not AGE]
+        self._renderer = Renderer(kinds if dcgm is None else (*kinds, *dcgm.kinds))
         (self._age,) = families((AGE,))
         self._age_name = AGE.metric(SNAPSHOT_AGE)
         self._shown: tuple[Snapshot | None, bool] = (None, False)
@@ -65,11 +71,17 @@ class Exposition:
     def _body(self, form: Form, gzip: bool) -> Body:
         body = self._bodies.get((form, gzip))
         if body is None:
-            families = self._renderer.render(served(*self._shown), form)
+            families = self._renderer.render(self._entities(*self._shown), form)
             body = gzip_start(families) if gzip else Body(b"".join(families))
             self._bodies[form, gzip] = body
             self.renders[form, gzip] += 1
         return body
+
+    def _entities(self, snapshot: Snapshot | None, fresh: bool) -> list[Entity]:
+        entities = served(snapshot, fresh)
+        if self._dcgm is not None and snapshot is not None and fresh:
+            entities += self._dcgm.entities(snapshot)
+        return entities
 
     def _tail(self, form: Form, age: float | None) -> bytes:
         text = "" if age is None else f"{self._age.headers[form]}{self._age_name} {number(round(age, 3))}\n"

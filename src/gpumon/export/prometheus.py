@@ -57,10 +57,15 @@ def families(kinds: Iterable[EntityKind]) -> tuple[Family, ...]:
 
 
 def _header(form: Form, name: str, reading: Reading, kind: str) -> str:
-    """Give the lines before a family's samples; OpenMetrics names a counter without `_total` and knows units."""
+    """Give the lines before a family's samples; OpenMetrics names a counter without `_total` and knows units.
+
+    What counts under a name without `_total` is of unknown type there: OpenMetrics allows a counter no other name.
+    """
     help_text = reading.help.replace("\\", r"\\").replace("\n", r"\n")
     unit = ""
     if form is Form.OPENMETRICS:
+        if reading.counter and not name.endswith("_total"):
+            kind = "unknown"
         name = name.removesuffix("_total") if reading.counter else name
         help_text = help_text.replace('"', r"\"")
         unit = f"# UNIT {name} {reading.unit}\n" if reading.unit else ""

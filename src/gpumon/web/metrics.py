@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -20,6 +22,7 @@ from gpumon.settings import Settings
 from gpumon.web.listen import Connection, Listener
 
 if TYPE_CHECKING:
+    from gpumon.export.dcgm import Dcgm
     from gpumon.web.gate import Gate
     from gpumon.web.webconfig import WebConfig
 
@@ -64,7 +67,8 @@ class MetricsServer:
             "/healthz": self._healthz,
             "/readyz": self._readyz,
         }
-        self._exposition = Exposition(hub, STALE_TICKS * settings.service.poll_interval_secs, clock)
+        stale_secs = STALE_TICKS * settings.service.poll_interval_secs
+        self._exposition = Exposition(hub, stale_secs, clock, _dcgm(settings))
         self._gate = _gate(web_config, clock)
         self._listener = Listener(self._respond, structlog.get_logger(), self._gate)
         self.port = settings.telemetry.metrics_port
@@ -142,6 +146,16 @@ class MetricsServer:
 
     def _landing(self, _: BaseRequest) -> Response:
         return Response(text=LANDING, content_type="text/html")
+
+
+def _dcgm(settings: Settings) -> Dcgm | None:
+    if settings.telemetry.dcgm_compat == "off":
+        return None
+    from gpumon.export.dcgm import Dcgm
+
+    # As dcgm-exporter does: the node's name where the pod was told it, because a pod's host name is the pod's own.
+    hostname = settings.kubernetes.node_name or os.environ.get("NODE_NAME") or socket.gethostname()
+    return Dcgm(settings.telemetry.dcgm_compat, hostname)
 
 
 def _gate(web_config: WebConfig | None, clock: Callable[[], float]) -> Gate | None:
