@@ -291,6 +291,7 @@ def test_the_thread_writes_what_is_offered_and_stops_cleanly(tmp_path: Path) -> 
     store.stop()
     assert ticks(tmp_path) == 20
     assert (reading(store, STORAGE_SIZE, "used_bytes", "database") or 0) > 0
+    assert 0 < (reading(store, STORAGE, "volume_free_bytes") or 0) < (reading(store, STORAGE, "volume_size_bytes") or 0)
     assert not (tmp_path / "gpumon.db-wal").exists()
 
 

@@ -12,6 +12,8 @@ STORAGE = EntityKind(
         Reading(name="up", help="1 while ticks can be written to the database, 0 while they are kept in memory."),
         Reading(name="waiting_ticks", help="Ticks in memory that are not written yet."),
         Reading(name="write_duration_seconds", help="Time the last write to the database took."),
+        Reading(name="volume_free_bytes", help="Space that gpumon may still use on the volume of `service.data_dir`."),
+        Reading(name="volume_size_bytes", help="Size of that volume."),
     ),
 )
 

@@ -58,6 +58,7 @@ class Store:
         self._written: Counter[str] = Counter()
         self._write_seconds: float | None = None
         self._database_bytes: float | None = None
+        self._space: tuple[float | None, float | None] = (None, None)
         self._set_aside_at: float | None = None
 
     def start(self) -> None:
@@ -103,7 +104,7 @@ class Store:
         up = float(self._failed_since is None)
         sizes = (("database", self._database_bytes), ("archive", self.upkeep.archive_bytes))
         return (
-            Entity(STORAGE, (), (up, waiting, self._write_seconds)),
+            Entity(STORAGE, (), (up, waiting, self._write_seconds, *self._space)),
             *(Entity(STORAGE_SIZE, (kind,), (size,)) for kind, size in sizes if size is not None),
             *(
                 Entity(STORAGE_TABLE, (table.name,), (self._written[table.name], self._buffer.dropped[table.name]))
@@ -128,6 +129,7 @@ class Store:
 
     def write_waiting(self) -> None:
         """Write what waits, or note why it cannot be written; what the store's thread does when there is news."""
+        self._space = self.volume.space()
         while self._batch or len(self._buffer):
             self._batch = self._batch or self._buffer.take()
             started = time.perf_counter()

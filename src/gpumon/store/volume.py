@@ -44,6 +44,14 @@ class Volume:
         """Give the bytes of the database and its write-ahead log."""
         return sum(path.stat().st_size for path in (self.path, _beside(self.path, "-wal")) if path.exists())
 
+    def space(self) -> tuple[float | None, float | None]:
+        """Give the bytes that are free for this user on the database's volume, and its size; None for not known."""
+        try:
+            status = os.statvfs(self.path.parent)
+        except OSError:
+            return None, None
+        return float(status.f_bavail * status.f_frsize), float(status.f_blocks * status.f_frsize)
+
     def set_aside(self, now: float) -> Path:
         """Rename a corrupt database, with its log, to a dated name, and give it."""
         stem = f"{self.path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}"
