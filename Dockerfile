@@ -1,0 +1,53 @@
+# gpumon's image: Python, the libraries it needs and gpumon; no shell, no package manager, no compiler. See docs/install.md.
+#
+#   docker build -t gpumon .                                    an image
+#   docker build --target sbom --output sbom .                  its bill of materials, as a file
+#
+# For a build that can be repeated to the bit give BASE with a digest, APT_ARCHIVE and SOURCE_DATE_EPOCH (docs/install.md).
+
+ARG BASE=docker.io/library/debian:trixie-slim
+
+FROM ${BASE} AS build
+# Where Debian's packages come from, as a URL; empty is where the base takes them from. A dated snapshot pins them all.
+ARG APT_ARCHIVE=""
+RUN if [ -n "$APT_ARCHIVE" ]; then \
+      rm -f /etc/apt/sources.list.d/*; \
+      echo "deb [check-valid-until=no] $APT_ARCHIVE trixie main" > /etc/apt/sources.list; \
+    fi \
+ && apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+      binutils ca-certificates libstdc++6 python3 python3-pip python3-setuptools
+# What was resolved is installed, each file checked by its hash; nothing is compiled.
+WORKDIR /build
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --no-compile --only-binary=:all: --require-hashes --target=/build/packages -r requirements.lock
+COPY image/ image/
+ARG SOURCE_DATE_EPOCH=0
+ENV PYTHONHASHSEED=0
+RUN python3 image/rootfs.py packages /out/packages /build/packages \
+ && python3 image/rootfs.py system /out/system /out/packages
+COPY LICENSE README.md pyproject.toml ./
+COPY src/ src/
+RUN pip install --no-cache-dir --no-compile --no-deps --no-build-isolation --no-index --target=/build/gpumon . \
+ && python3 image/rootfs.py gpumon /out/gpumon /build/gpumon
+
+FROM scratch
+# From what changes seldom to what changes with every version.
+COPY --from=build /out/system/ /
+COPY --from=build /out/packages/ /
+COPY --from=build /out/gpumon/ /
+# Libraries that the NVIDIA runtime mounts are found with or without the loader's cache: on Debian's own path, where
+# other distributions have theirs, and where Google's driver installer puts them.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/nvidia/lib:/usr/lib64 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=utility \
+    GPUMON_SERVICE_DATA_DIR=/data \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+    LANG=C.UTF-8
+USER 65532:65532
+WORKDIR /data
+VOLUME /data
+EXPOSE 9090 8010
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/bin/gpumon"]
+CMD ["run"]
