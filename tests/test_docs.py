@@ -25,6 +25,8 @@ def checkout(tmp_path: Path) -> Path:
     """Give a copy of what makes a source checkout, without any generated file."""
     shutil.copytree(SOURCE, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(SOURCE.parent / "pyproject.toml", tmp_path)
+    (tmp_path / "helm/gpumon").mkdir(parents=True)
+    shutil.copy(SOURCE.parent / "helm/gpumon/values.yaml", tmp_path / "helm/gpumon")
     return tmp_path
 
 

@@ -25,7 +25,7 @@ LAYERS = (
     ("daemon",),
     ("health",),
     ("parts",),
-    ("app",),
+    ("app", "chart"),
     ("check", "docs"),
     ("cli",),
     ("__main__",),
@@ -37,7 +37,7 @@ ALIKE = (GROUND, SINKS)
 # Third-party packages that are heavy, and the modules that may import them.
 HEAVY = {
     "dynaconf": ("gpumon.load",),
-    "yaml": ("gpumon.web",),
+    "yaml": ("gpumon.web", "gpumon.chart"),
     "bcrypt": ("gpumon.web",),
     "pyarrow": ("gpumon.store",),
     "grpc": ("gpumon.export", "gpumon.process"),

@@ -1,0 +1,81 @@
+{{/*
+What follows from several values together; "" in a value means: as the security profile has it.
+*/}}
+{{- define "gpumon.isRestricted" -}}
+{{- if eq .Values.securityProfile "restricted" }}true{{ end }}
+{{- end }}
+
+{{- define "gpumon.processView" -}}
+{{- .Values.processView | default (ternary "none" "hostPID" (eq .Values.securityProfile "restricted")) }}
+{{- end }}
+
+{{- define "gpumon.podNames" -}}
+{{- if eq (.Values.podNames | default (ternary "off" "kubelet" (eq .Values.securityProfile "restricted"))) "kubelet" }}true{{ end }}
+{{- end }}
+
+{{- define "gpumon.dataVolume" -}}
+{{- .Values.data.volume | default (ternary "emptyDir" "hostPath" (eq .Values.securityProfile "restricted")) }}
+{{- end }}
+
+{{/* One option of gpumon as these values set it, or its default: list "section" "key" default root. */}}
+{{- define "gpumon.setting" -}}
+{{- $section := get (index . 3).Values.config (index . 0) | default dict }}
+{{- if hasKey $section (index . 1) }}{{ get $section (index . 1) }}{{ else }}{{ index . 2 }}{{ end }}
+{{- end }}
+
+{{- define "gpumon.metricsPort" -}}
+{{- include "gpumon.setting" (list "telemetry" "metrics_port" 9090 .) }}
+{{- end }}
+
+{{- define "gpumon.servesMetrics" -}}
+{{- if eq (include "gpumon.setting" (list "telemetry" "enable_prometheus" true .)) "true" }}true{{ end }}
+{{- end }}
+
+{{- define "gpumon.apiPort" -}}
+{{- include "gpumon.setting" (list "api" "port" 8010 .) }}
+{{- end }}
+
+{{/* Names by which the API may be asked: the Service's, and what the settings add. */}}
+{{- define "gpumon.apiHosts" -}}
+{{- $name := include "gpumon.fullname" . }}
+{{- $within := printf "%s.%s" $name .Release.Namespace }}
+{{- $hosts := list $name $within (printf "%s.svc" $within) (printf "%s.svc.cluster.local" $within) }}
+{{- append $hosts (include "gpumon.setting" (list "api" "allowed_hosts" "" .)) | compact | join " " }}
+{{- end }}
+
+{{- define "gpumon.asksApiServer" -}}
+{{- if include "gpumon.setting" (list "kubernetes" "pod_labels" "" .) }}true{{ end }}
+{{- end }}
+
+{{- define "gpumon.scheme" -}}
+{{- if and .Values.webConfig.secretName .Values.webConfig.tls }}https{{ else }}http{{ end }}
+{{- end }}
+
+{{/* Stops the installation with one sentence where values do not go together. */}}
+{{- define "gpumon.checkValues" -}}
+{{- if include "gpumon.isRestricted" . }}
+{{- $forbidden := list }}
+{{- if ne (include "gpumon.processView" .) "none" }}{{ $forbidden = append $forbidden (printf "processView %s" (include "gpumon.processView" .)) }}{{ end }}
+{{- if include "gpumon.podNames" . }}{{ $forbidden = append $forbidden "podNames kubelet" }}{{ end }}
+{{- if eq (include "gpumon.dataVolume" .) "hostPath" }}{{ $forbidden = append $forbidden "data.volume hostPath" }}{{ end }}
+{{- if .Values.kernelLog }}{{ $forbidden = append $forbidden "kernelLog" }}{{ end }}
+{{- if .Values.migMonitor }}{{ $forbidden = append $forbidden "migMonitor" }}{{ end }}
+{{- if .Values.hostNetwork }}{{ $forbidden = append $forbidden "hostNetwork" }}{{ end }}
+{{- range .Values.extraVolumes }}{{ if .hostPath }}{{ $forbidden = append $forbidden (printf "extraVolumes %s" .name) }}{{ end }}{{ end }}
+{{- if $forbidden }}
+{{- fail (printf "securityProfile restricted does not allow %s; leave that out, or set securityProfile to default" (join ", " $forbidden)) }}
+{{- end }}
+{{- end }}
+{{- if and (eq (include "gpumon.dataVolume" .) "claim") (not .Values.data.claimName) }}
+{{- fail "data.volume is claim, so data.claimName must name a PersistentVolumeClaim" }}
+{{- end }}
+{{- if and .Values.api.expose (not .Values.api.tokenSecret.name) }}
+{{- fail "api.expose is true, so api.tokenSecret.name must name a Secret with the token that readers of the API send" }}
+{{- end }}
+{{- if and (ne .Values.prometheus.monitor "none") (not (include "gpumon.servesMetrics" .)) }}
+{{- fail (printf "prometheus.monitor is %s, but config.telemetry.enable_prometheus is false, so there is nothing to scrape" .Values.prometheus.monitor) }}
+{{- end }}
+{{- if and (eq .Values.prometheus.monitor "ServiceMonitor") (not .Values.service.enabled) }}
+{{- fail "prometheus.monitor is ServiceMonitor, so service.enabled must be true; PodMonitor needs no Service" }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,130 @@
+{{/* User and seccomp profile of the pod. */}}
+{{- define "gpumon.podSecurityContext" -}}
+{{- $context := dict "seccompProfile" (dict "type" "RuntimeDefault") }}
+{{- if include "gpumon.isRestricted" . }}
+{{- $_ := set $context "runAsNonRoot" true }}
+{{- $_ := set $context "runAsUser" 65532 }}
+{{- $_ := set $context "runAsGroup" 65532 }}
+{{- /* So that a claim's files are this group's. */}}
+{{- $_ := set $context "fsGroup" 65532 }}
+{{- else }}
+{{- /* Without a capability user 0 may do no more than any owner of files: the kubelet's socket is root's. */}}
+{{- $_ := set $context "runAsUser" 0 }}
+{{- $_ := set $context "runAsGroup" 0 }}
+{{- end }}
+{{- toYaml (mergeOverwrite $context (deepCopy .Values.podSecurityContext)) }}
+{{- end }}
+
+{{/* Rights of the container: none, unless a value that needs one is set. */}}
+{{- define "gpumon.securityContext" -}}
+{{- $context := dict "readOnlyRootFilesystem" true }}
+{{- if .Values.kernelLog }}
+{{- /* A container may open no device that it was not given, and Kubernetes gives devices to privileged ones only. */}}
+{{- $_ := set $context "privileged" true }}
+{{- else }}
+{{- $capabilities := dict "drop" (list "ALL") }}
+{{- if .Values.migMonitor }}
+{{- $_ := set $capabilities "add" (list "SYS_ADMIN") }}
+{{- else }}
+{{- /* The API refuses false together with SYS_ADMIN. */}}
+{{- $_ := set $context "allowPrivilegeEscalation" false }}
+{{- end }}
+{{- $_ := set $context "capabilities" $capabilities }}
+{{- end }}
+{{- toYaml (mergeOverwrite $context (deepCopy .Values.securityContext)) }}
+{{- end }}
+
+{{- define "gpumon.env" -}}
+- name: K8S_NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+{{- if not (include "gpumon.setting" (list "kubernetes" "node_name" "" .)) }}
+- name: GPUMON_KUBERNETES_NODE_NAME
+  value: $(K8S_NODE_NAME)
+{{- end }}
+{{- if not (include "gpumon.setting" (list "storage" "node_name" "" .)) }}
+# Else an archive in an object store would be named after the pod.
+- name: GPUMON_STORAGE_NODE_NAME
+  value: $(K8S_NODE_NAME)
+{{- end }}
+{{- with .Values.clusterName }}
+- name: K8S_CLUSTER_NAME
+  value: {{ . | quote }}
+{{- if not (include "gpumon.setting" (list "storage" "cluster_name" "" $)) }}
+- name: GPUMON_STORAGE_CLUSTER_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+# The image sets this one, and the environment goes before the file.
+- name: GPUMON_SERVICE_DATA_DIR
+  value: {{ include "gpumon.setting" (list "service" "data_dir" "/data" .) | quote }}
+{{- if eq (include "gpumon.processView" .) "proc" }}
+- name: GPUMON_PROCESSES_PROC_ROOT
+  value: /host/proc
+{{- end }}
+{{- if .Values.migMonitor }}
+- name: NVIDIA_MIG_MONITOR_DEVICES
+  value: all
+{{- end }}
+{{- with .Values.webConfig.secretName }}
+- name: GPUMON_TELEMETRY_WEB_CONFIG_FILE
+  value: /etc/gpumon/web/{{ $.Values.webConfig.key }}
+{{- end }}
+{{- if .Values.api.expose }}
+- name: GPUMON_API_ADDRESS
+  value: 0.0.0.0
+- name: GPUMON_API_TOKEN_FILE
+  value: /etc/gpumon/api/{{ .Values.api.tokenSecret.key }}
+- name: GPUMON_API_ALLOWED_HOSTS
+  value: {{ include "gpumon.apiHosts" . | quote }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+/healthz fails when there was no reading for 30 s, or when a driver call has hung for gpu.hung_limit_secs.
+A kubelet cannot log in: with webConfig.login it can see only whether the port takes connections.
+*/}}
+{{- define "gpumon.probe" -}}
+{{- if and .root.Values.webConfig.secretName .root.Values.webConfig.login -}}
+tcpSocket:
+  port: metrics
+{{- else -}}
+httpGet:
+  path: {{ .path }}
+  port: metrics
+  scheme: {{ include "gpumon.scheme" .root | upper }}
+{{- end }}
+{{- end }}
+
+{{- define "gpumon.probes" -}}
+# The port is open half a second after the start; without persistence mode a driver takes seconds per GPU to wake.
+startupProbe:
+  {{- include "gpumon.probe" (dict "root" . "path" "/healthz") | nindent 2 }}
+  {{- toYaml .Values.startupProbe | nindent 2 }}
+livenessProbe:
+  {{- include "gpumon.probe" (dict "root" . "path" "/healthz") | nindent 2 }}
+  {{- toYaml .Values.livenessProbe | nindent 2 }}
+readinessProbe:
+  {{- include "gpumon.probe" (dict "root" . "path" "/readyz") | nindent 2 }}
+  {{- toYaml .Values.readinessProbe | nindent 2 }}
+{{- end }}
+
+{{/* Nodes with a GPU, by any of gpuNodeLabels, together with what affinity says. */}}
+{{- define "gpumon.affinity" -}}
+{{- $affinity := deepCopy .Values.affinity }}
+{{- if and .Values.gpuNodeLabels (not $affinity.nodeAffinity) }}
+{{- $terms := list }}
+{{- range .Values.gpuNodeLabels }}
+{{- $term := dict "key" .key "operator" "Exists" }}
+{{- if .value }}{{ $term = dict "key" .key "operator" "In" "values" (list .value) }}{{ end }}
+{{- $terms = append $terms (dict "matchExpressions" (list $term)) }}
+{{- end }}
+{{- $required := dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) }}
+{{- $_ := set $affinity "nodeAffinity" $required }}
+{{- end }}
+{{- if $affinity }}{{ toYaml $affinity }}{{ end }}
+{{- end }}
