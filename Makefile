@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := src
 
-.PHONY: run test slow e2e lint types docs docs-check golden bench lock clean
+.PHONY: run test slow e2e lint types docs docs-check dashboards dashboards-check golden bench lock clean
 .DEFAULT_GOAL := run
 
 # pip retries by itself; the stamp is written only when everything is in place.
@@ -42,6 +42,12 @@ docs: $(VENV)/dev.stamp  ## write the generated files anew
 
 docs-check: $(VENV)/dev.stamp  ## fail when a generated file is stale
 	$(BIN)/python -m gpumon docs --check
+
+dashboards: $(VENV)/dev.stamp  ## write Grafana's dashboards anew
+	PYTHONPATH=src:grafana-dashboards $(BIN)/python -W ignore -m generate
+
+dashboards-check: $(VENV)/dev.stamp  ## fail when a dashboard is stale
+	PYTHONPATH=src:grafana-dashboards $(BIN)/python -W ignore -m generate --check
 
 golden: $(VENV)/dev.stamp  ## write the golden pages anew; read the diff
 	GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py
