@@ -1,0 +1,73 @@
+// One snapshot of the node as the page needs it: everything of a GPU together.
+import { THROTTLING, down, missing } from "./words.js";
+
+const NOTHING = [];
+
+/** Give the node a snapshot shows. GPUs are those that gpumon has seen since it started, also while they are down. */
+export function node(snapshot) {
+  const { entities } = snapshot;
+  const all = (kind) => entities[kind] ?? NOTHING;
+  const by = Object.fromEntries(
+    ["gpu", "gpu_info", "gpu_down", "support", "mig", "mig_info", "fan", "nvlink", "workload", "share_reason"].map((kind) => [kind, grouped(all(kind))]),
+  );
+  const rows = all("gpu_health").length ? all("gpu_health") : all("gpu");
+  const gpus = rows.map((row) => {
+    const of = (kind) => by[kind].get(row.gpu_id) ?? NOTHING;
+    const gpu = of("gpu")[0] ?? {};
+    const downInfo = of("gpu_down")[0];
+    const up = row.up !== 0;
+    return {
+      id: row.gpu_id,
+      name: row.gpu_name,
+      uuid: row.gpu_uuid,
+      up,
+      trouble: up ? throttling(gpu) : down(downInfo?.reason),
+      capped: gpu.throttle_active_sw_power_cap === 1,
+      gpu,
+      info: of("gpu_info")[0] ?? {},
+      support: of("support"),
+      migs: of("mig"),
+      migInfos: of("mig_info"),
+      fans: of("fan"),
+      links: of("nvlink"),
+      workloads: of("workload"),
+      shareReasons: of("share_reason"),
+      alerts: all("alert").filter((alert) => alert.gpu_id === row.gpu_id && alert.active === 1),
+    };
+  });
+  return {
+    time: Date.parse(snapshot.time) / 1000,
+    stale: snapshot.stale,
+    gpus,
+    alerts: all("alert").filter((alert) => alert.active === 1),
+    hosts: all("host"),
+    build: all("build")[0] ?? {},
+    attribution: all("process_attribution")[0],
+    sources: all("source"),
+    all,
+  };
+}
+
+function grouped(entities) {
+  const groups = new Map();
+  for (const entity of entities) {
+    const group = groups.get(entity.gpu_id);
+    if (group) group.push(entity);
+    else groups.set(entity.gpu_id, [entity]);
+  }
+  return groups;
+}
+
+function throttling(gpu) {
+  for (const [reason, words] of Object.entries(THROTTLING)) {
+    if (gpu[`throttle_active_${reason}`] === 1) return words;
+  }
+  return null;
+}
+
+/** Give why a GPU has no value for a metric. */
+export function whyMissing(one, metric) {
+  if (!one.up) return "GPU is down";
+  const row = one.support.find((each) => each.reading === metric && each.reading_supported === 0);
+  return row ? missing(row.reason) : "not read this time";
+}

@@ -1,0 +1,71 @@
+// How gpumon is, and how old what is shown is: in the header, and across the page when something is wrong.
+import { find, mark, put, show } from "./dom.js";
+import { clock, span } from "./format.js";
+
+// As many ticks gpumon itself waits before it calls a snapshot stale.
+const STALE_TICKS = 3;
+
+const DRIVERS = {
+  simulated: ["SIMULATED", "GPUs are simulated: no number about them is real."],
+  replayed: ["REPLAYED", "GPUs are replayed from a capture: no number about them is of now."],
+};
+
+/** Keep the header. `tell` is called with the state and what is known; each second it counts the age on by itself. */
+export function status() {
+  const known = { info: null, node: null, age: 0, heard: 0, lostAt: null, why: "" };
+  let last = "";
+
+  function age() {
+    return known.node === null ? null : known.age + (performance.now() - known.heard) / 1000;
+  }
+
+  function state() {
+    if (known.lostAt !== null) return ["lost", `Disconnected since ${clock(known.lostAt)}`, `${known.why}. Trying again; what you see is of ${known.node ? clock(known.node.time) : "no time"}.`];
+    if (known.node === null) return ["waiting", "Connecting", "No readings have come yet."];
+    const limit = STALE_TICKS * (known.info?.poll_interval_secs ?? 2);
+    if (known.node.stale || age() > limit) return ["stale", `Stale: readings are ${span(age())} old`, "gpumon answers, but has taken no readings since."];
+    const failing = known.node.sources.filter((source) => source.success === 0).map((source) => source.source);
+    if (failing.length) return ["partly", `Live, but not all of ${failing.join(" and ")}`, ""];
+    return ["live", "Live", ""];
+  }
+
+  function draw() {
+    const [name, words, more] = state();
+    const root = document.documentElement;
+    mark(root, "data-state", name);
+    put(find("state"), words);
+    put(find("age"), known.node === null || name === "stale" ? "" : `${span(age())} old`);
+    const banner = name === "lost" || name === "stale";
+    show(find("banner"), banner);
+    put(find("banner-text"), banner ? `${words}. ${more}` : "");
+    if (name !== last) put(find("spoken"), words); // for screen readers, once per change
+    last = name;
+  }
+
+  setInterval(() => document.hidden || draw(), 1000);
+
+  return {
+    draw,
+    about(info) {
+      known.info = info;
+      put(find("host"), info.host);
+      document.title = `${info.host} · gpumon`;
+      mark(find("host"), "title", `gpumon ${info.version}, running since ${clock(Date.parse(info.started) / 1000)}`);
+    },
+    heard(snapshot, node) {
+      Object.assign(known, { node, age: snapshot.age_seconds ?? 0, heard: performance.now(), lostAt: null });
+      const [badge, why] = DRIVERS[snapshot.driver] ?? ["", ""];
+      show(find("badge"), badge !== "");
+      put(find("badge"), badge);
+      mark(find("badge"), "title", why || null);
+      const version = node.gpus.find((one) => one.info.driver_version)?.info.driver_version;
+      put(find("driver"), { none: "no NVIDIA driver", "nvidia-smi": "by nvidia-smi" }[snapshot.driver] ?? (version ? `driver ${version}` : ""));
+      draw();
+    },
+    lost(why) {
+      known.lostAt ??= Date.now() / 1000;
+      known.why = why;
+      draw();
+    },
+  };
+}
