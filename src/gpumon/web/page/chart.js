@@ -1,8 +1,9 @@
 // One chart of a GPU: lines with a band from minimum to maximum, a limit, marks; by mouse, touch and keyboard.
 import { colour } from "./colours.js";
-import { make, mark, put } from "./dom.js";
+import { make, mark, put, show } from "./dom.js";
 import { NONE, clock, number } from "./format.js";
 import { drawMarks } from "./marks.js";
+import { whyMissing } from "./node.js";
 
 const HEIGHT = 150;
 const FONT = "11px system-ui, sans-serif";
@@ -28,19 +29,23 @@ function times(plot, splits, _axis, _space, step) {
  */
 export function chart(row, on) {
   const factor = row.factor ?? 1;
-  const readout = make("span", { class: "readout" });
+  const when = make("span");
+  const keys = row.lines.map((line) => make("span", { class: `key is-${line.colour}` }));
+  const ending = make("span");
+  const readout = make("span", { class: "readout" }, when, ...keys, ending);
+  const reason = make("p", { class: "reason note", hidden: true });
   const box = make("div", { class: "plot" });
   const element = make(
     "figure",
     { class: "chart", tabindex: "0", "aria-keyshortcuts": "ArrowLeft ArrowRight + - Escape" },
     make("figcaption", {}, make("span", { class: "title" }, row.title), readout),
     box,
+    reason,
   );
   const state = { gpu: {}, window: [0, 1], marks: [], data: [[]], banded: false };
   let plot = null;
 
   const limit = () => row.limit?.(state.gpu);
-  const lineOf = (i) => row.lines[state.banded ? Math.floor((i - 1) / 3) : i - 1];
 
   function build() {
     plot?.destroy();
@@ -112,23 +117,22 @@ export function chart(row, on) {
     on.zoom(u.posToVal(left, "x"), u.posToVal(left + width, "x"));
   }
 
-  /** Say the values under the cursor, or the newest. */
+  /** Say the values under the cursor, or the newest. A line that has none is not spoken of. */
   function tell() {
     const at = plot.cursor.idx ?? null;
-    const here = plot.cursor.left >= 0 && at !== null;
-    const parts = [];
-    state.data.slice(1).forEach((values, i) => {
-      if (state.banded && i % 3) return;
+    const here = plot.cursor.left >= 0 && at !== null && state.data[0].length > 0;
+    const per = state.banded ? 3 : 1;
+    keys.forEach((key, i) => {
+      const values = state.data[per * i + 1];
       const value = here ? values[at] : values.findLast((each) => each !== null);
-      const line = lineOf(i + 1);
-      parts.push(row.lines.length > 1 ? `${line.name} ${number(value)}` : number(value));
-      if (here && state.banded && value !== null && row.lines.length === 1) {
-        parts.push(`(${number(state.data[i + 2][at])} to ${number(state.data[i + 3][at])})`);
-      }
+      const name = row.lines.length > 1 ? `${row.lines[i].name} ` : "";
+      const band = here && state.banded && value !== null ? ` (${number(state.data[per * i + 2][at])} to ${number(state.data[per * i + 3][at])})` : "";
+      put(key, name + number(value) + band);
+      show(key, here || value !== undefined);
     });
-    const said = `${parts.join(row.lines.length > 1 ? " · " : " ")} ${row.unit}`;
-    const end = limit();
-    put(readout, here ? `${clock(state.data[0][at])}: ${said}` : Number.isFinite(end) ? `${said}, limit ${number(end * factor)}` : said);
+    const top = limit();
+    put(when, here ? clock(state.data[0][at]) : "");
+    put(ending, ` ${row.unit}` + (!here && Number.isFinite(top) ? `, limit ${number(top * factor)}` : ""));
     mark(element, "data-here", here ? "" : null);
   }
 
@@ -162,7 +166,8 @@ export function chart(row, on) {
   return {
     element,
     /** Show a window [start, end] of data { times, lines: one per line of the row { average, minimum, maximum } }. */
-    update(gpu, window, data, list) {
+    update(one, window, data, list) {
+      const { gpu } = one;
       const banded = data.lines.some((line) => line.minimum !== undefined);
       const scaled = (values) => (factor === 1 ? values : values.map((value) => (value === null ? null : value * factor)));
       const none = () => new Array(data.times.length).fill(null);
@@ -176,7 +181,11 @@ export function chart(row, on) {
         plot.setScale("x", { min: window[0], max: window[1] });
       });
       tell();
-      mark(element, "aria-label", `${row.title}: ${readout.textContent === "" ? NONE : readout.textContent}`);
+      const missing = row.lines.every((line) => gpu[line.column] === undefined) && state.data.slice(1).every((values) => values.every((value) => value === null));
+      show(reason, missing);
+      show(readout, !missing);
+      if (missing) put(reason, `${NONE} ${whyMissing(one, row.lines[0].metric)}`);
+      mark(element, "aria-label", `${row.title}: ${missing ? reason.textContent : readout.textContent}`);
     },
     redraw: () => plot?.redraw(false),
   };

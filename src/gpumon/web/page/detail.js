@@ -26,8 +26,8 @@ export function detail(live, state, changed) {
   find("ranges").append(...RANGES.map(radio));
   find("reset").addEventListener("click", () => zoom(null));
   onColours(() => charts.forEach((each) => each.redraw()));
-  const facts = FACTS.map(([name, say]) => ({ say, value: make("dd"), name }));
-  find("facts").append(...facts.map(({ name, value }) => make("div", {}, make("dt", {}, name), value)));
+  const facts = FACTS.map((row) => ({ row, value: make("dd") }));
+  find("facts").append(...facts.map(({ row, value }) => make("div", {}, make("dt", {}, row.name), value)));
 
   function radio(range) {
     const input = make("input", { type: "radio", name: "range", value: range.id, id: `range-${range.id}` });
@@ -98,7 +98,7 @@ export function detail(live, state, changed) {
       const data = isLive()
         ? { times: series.times, lines: columns.map((column) => ({ average: series.columns[column] })) }
         : { times: history?.data.times ?? [], lines: columns.map((column) => history?.data.series[column] ?? { average: null, minimum: null }) };
-      each.update(one.gpu, view.window, data, list);
+      each.update(one, view.window, data, list);
     });
     show(find("reset"), state.zoom !== null);
     put(find("span"), `${clock(view.window[0])} to ${clock(view.window[1])}`);
@@ -115,7 +115,10 @@ export function detail(live, state, changed) {
     const [words, grade] = stateOf(one);
     put(find("gpu-state"), words);
     mark(find("gpu-state"), "data-grade", grade);
-    for (const { value, say } of facts) put(value, one.up ? `${say(one)}` : NONE);
+    for (const { row, value } of facts) {
+      const missing = row.metric && one.gpu[row.column] === undefined;
+      put(value, missing ? `${NONE} (${whyMissing(one, row.metric)})` : row.text(one));
+    }
     show(find("migs"), one.migs.length > 0);
     keep(find("mig-rows"), one.migs, (mig) => mig.mig_uuid, migRow);
   }
@@ -143,10 +146,10 @@ export function detail(live, state, changed) {
       Object.assign(view, { one, now: node.time });
       head(one);
       find(`range-${state.range}`).checked = true;
+      live.recall(one.id).then((more) => more && view.one.id === one.id && draw());
       if (other) {
         view.history = null;
         ask();
-        live.recall(one.id).then(draw);
       } else if (!isLive() && state.zoom === null && node.time >= view.due) ask();
       else if (isLive()) draw();
     },

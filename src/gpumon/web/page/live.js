@@ -50,15 +50,14 @@ export class Live {
     return series;
   }
 
-  /** Put what the store knows of a GPU before what was seen here, once. */
+  /** Put what the store knows of a GPU before what was seen here, once; says whether there is something new to draw. */
   async recall(id) {
     const series = this.of(id);
-    if (series.recalled || !this.stored) return;
+    if (series.recalled || !this.stored) return false;
     series.recalled = true;
     try {
-      const end = series.times.length ? series.first : undefined;
       const chart = await get("chart", { gpu_id: id, hours: LIVE_SECONDS / 3600, columns: COLUMNS.join(","), points: LIVE_SECONDS / 2 });
-      const until = end ?? Infinity;
+      const until = series.first ?? Infinity;
       const many = chart.times.findIndex((time) => time >= until);
       const keep = many < 0 ? chart.times.length : many;
       const seen = series.times.findIndex((time) => time >= until);
@@ -68,8 +67,9 @@ export class Live {
         series.columns[column].splice(0, Math.max(seen, 0), ...past);
       }
     } catch {
-      series.recalled = false; // without the past, the live minutes fill by themselves
+      return false; // without the past, the live minutes fill by themselves
     }
+    return true;
   }
 
   /** Put the utilisation that the store knows before what was seen here, for all GPUs at once. */
@@ -77,7 +77,7 @@ export class Live {
     if (!this.stored) return;
     const past = await get("historical", { hours: LIVE_SECONDS / 3600, kind: "gpu", columns: SPARK, points: SPARK_POINTS });
     for (const { labels, points } of past.series) {
-      const series = this.of(labels.gpu_id);
+      const series = this.of(`${labels.gpu_id}`);
       if (series.recalled) continue;
       const first = series.first ?? Infinity;
       const before = points.filter((point) => unix(point.time) < first);

@@ -22,7 +22,6 @@ export function node(snapshot) {
       uuid: row.gpu_uuid,
       up,
       trouble: up ? throttling(gpu) : down(downInfo?.reason),
-      capped: gpu.throttle_active_sw_power_cap === 1,
       gpu,
       info: of("gpu_info")[0] ?? {},
       support: of("support"),
@@ -68,6 +67,8 @@ function throttling(gpu) {
 /** Give why a GPU has no value for a metric. */
 export function whyMissing(one, metric) {
   if (!one.up) return "GPU is down";
-  const row = one.support.find((each) => each.reading === metric && each.reading_supported === 0);
+  // Where no value of a labelled reading is there, it is listed once, without the labels.
+  const names = [metric, metric.replace(/\{.*/, "")];
+  const row = one.support.find((each) => names.includes(each.reading) && each.reading_supported === 0);
   return row ? missing(row.reason) : "not read this time";
 }

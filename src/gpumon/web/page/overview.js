@@ -6,6 +6,8 @@ import { GAUGES } from "./readings.js";
 import { spark } from "./spark.js";
 import { CATEGORIES } from "./words.js";
 
+// Pixels: below this a card's bars are too short to compare; the gap is the style sheet's.
+const [NARROWEST, GAP] = [255, 10];
 const STEP = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: "row", ArrowUp: "-row", Home: "first", End: "last" };
 
 /** Show all GPUs; `choose` is called with the id of one that was picked. */
@@ -16,6 +18,16 @@ export function overview(live, choose) {
     if (card) choose(card.dataset.key);
   });
   grid.addEventListener("keydown", (event) => move(grid, event));
+  new ResizeObserver(fit).observe(grid);
+
+  /** Let all rows be of the same length where that is possible: eight cards are two rows of four, not five and three. */
+  function fit() {
+    const many = grid.children.length;
+    const most = Math.max(1, Math.floor((grid.clientWidth + GAP) / (NARROWEST + GAP)));
+    const columns = Math.ceil(many / Math.ceil(many / most)) || 1;
+    const wanted = `repeat(${columns}, minmax(0, 1fr))`;
+    if (grid.style.gridTemplateColumns !== wanted) grid.style.gridTemplateColumns = wanted;
+  }
 
   return {
     update(node, chosen) {
@@ -23,6 +35,7 @@ export function overview(live, choose) {
       grid.dataset.many = node.gpus.length === 1 ? "one" : node.gpus.length > 8 ? "many" : "some";
       show(find("no-gpus"), node.gpus.length === 0);
       keep(grid, node.gpus, (one) => one.id, card);
+      fit();
       for (const element of grid.children) {
         const picked = element.dataset.key === chosen;
         mark(element.button, "aria-pressed", `${picked}`);
@@ -38,7 +51,8 @@ export function overview(live, choose) {
 function card() {
   const title = make("span", { class: "title" });
   const state = make("span", { class: "state" });
-  const button = make("button", { type: "button", class: "pick", "aria-pressed": "false" }, title);
+  const name = make("span", { class: "product" });
+  const button = make("button", { type: "button", class: "pick", "aria-pressed": "false" }, title, " ", name);
   const canvas = make("canvas", { class: "spark", "aria-hidden": "true" });
   const gauges = GAUGES.map(gauge);
   const who = make("p", { class: "who" });
@@ -46,7 +60,8 @@ function card() {
   element.button = button;
   element.spark = spark(canvas);
   element.update = (one) => {
-    put(title, `${one.id} ${shortName(one.name)}`);
+    put(title, `GPU ${one.id}`);
+    put(name, shortName(one.name));
     const [words, grade] = stateOf(one);
     put(state, words);
     mark(state, "data-grade", grade);
@@ -62,7 +77,6 @@ export function stateOf(one) {
   if (!one.up) return [one.trouble, "bad"];
   if (one.alerts.length) return [one.alerts.map((alert) => alert.alert.replaceAll("_", " ")).join(", "), "bad"];
   if (one.trouble) return [one.trouble, "warn"];
-  if (one.capped) return ["at power limit", "calm"];
   return ["", "calm"];
 }
 

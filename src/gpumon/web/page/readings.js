@@ -61,15 +61,15 @@ export const CHARTS = [
     id: "use",
     title: "Utilisation",
     unit: "%",
-    lines: [{ column: "utilization_gpu", name: "GPU", colour: "use" }],
-    scale: () => [0, 100],
+    lines: [{ column: "utilization_gpu", metric: "gpumon_gpu_utilization_percent", name: "GPU", colour: "use" }],
+    scale: () => [0, 104],
   },
   {
     id: "memory",
     title: "Memory",
     unit: "GiB",
     factor: 2 ** -30,
-    lines: [{ column: "memory_used", name: "used", colour: "memory" }],
+    lines: [{ column: "memory_used", metric: "gpumon_gpu_memory_used_bytes", name: "used", colour: "memory" }],
     limit: (gpu) => gpu.memory_total,
     scale: (gpu) => [0, 1.05 * gpu.memory_total],
   },
@@ -78,8 +78,8 @@ export const CHARTS = [
     title: "Temperature",
     unit: "°C",
     lines: [
-      { column: "temperature", name: "GPU", colour: "heat" },
-      { column: "memory_temperature_celsius", name: "memory", colour: "memory" },
+      { column: "temperature", metric: "gpumon_gpu_temperature_celsius", name: "GPU", colour: "heat" },
+      { column: "memory_temperature_celsius", metric: "gpumon_gpu_memory_temperature_celsius", name: "memory", colour: "memory" },
     ],
     limit: slowdown,
     scale: (gpu) => [20, slowdown(gpu) + 8],
@@ -88,21 +88,21 @@ export const CHARTS = [
     id: "power",
     title: "Power",
     unit: "W",
-    lines: [{ column: "power", name: "drawn", colour: "power" }],
+    lines: [{ column: "power", metric: "gpumon_gpu_power_watts", name: "drawn", colour: "power" }],
     limit: (gpu) => gpu.power_limit_enforced_watts,
     scale: (gpu) => [0, 1.08 * gpu.power_limit_enforced_watts],
   },
   {
     id: "activity",
-    title: "What is at work",
+    title: "Activity",
     unit: "%",
     factor: 100,
     lines: [
-      { column: "sm_active_ratio", name: "SM", colour: "use" },
-      { column: "tensor_active_ratio", name: "tensor", colour: "memory" },
-      { column: "dram_active_ratio", name: "memory bus", colour: "power" },
+      { column: "sm_active_ratio", metric: "gpumon_gpu_sm_active_ratio", name: "SM", colour: "use" },
+      { column: "tensor_active_ratio", metric: "gpumon_gpu_tensor_active_ratio", name: "tensor", colour: "memory" },
+      { column: "dram_active_ratio", metric: "gpumon_gpu_dram_active_ratio", name: "memory bus", colour: "power" },
     ],
-    scale: () => [0, 1],
+    scale: () => [0, 1.04],
   },
   {
     id: "clocks",
@@ -110,8 +110,8 @@ export const CHARTS = [
     unit: "MHz",
     factor: 1e-6,
     lines: [
-      { column: "clock_sm_hertz", name: "SM", colour: "use" },
-      { column: "clock_memory_hertz", name: "memory", colour: "memory" },
+      { column: "clock_sm_hertz", metric: "gpumon_gpu_clock_hertz{clock=sm}", name: "SM", colour: "use" },
+      { column: "clock_memory_hertz", metric: "gpumon_gpu_clock_hertz{clock=memory}", name: "memory", colour: "memory" },
     ],
     scale: (gpu) => [0, 1.05 * Math.max(gpu.clock_max_sm_hertz ?? 0, gpu.clock_max_memory_hertz ?? 0)],
   },
@@ -129,21 +129,39 @@ export const RANGES = [
   { id: "7d", name: "7 d", hours: 168 },
 ];
 
-const join = (...parts) => parts.filter((part) => part && part !== say.NONE).join(" · ");
-const of = (a, b) => (a === undefined ? say.NONE : b === undefined ? `${a}` : `${a} of ${b}`);
+const join = (...parts) => parts.filter(Boolean).join(" · ");
 
-/** Facts of a GPU in its detail: a name and what to say, from its readings, its labels and its links. */
+/** Facts of a GPU in its detail: what to say, and the reading without which there is nothing to say. */
 export const FACTS = [
-  ["Clocks", ({ gpu }) => join(`SM ${say.megahertz(gpu.clock_sm_hertz)}`, `memory ${say.megahertz(gpu.clock_memory_hertz)}`)],
-  ["P-state", ({ gpu }) => (gpu.performance_state === undefined ? say.NONE : `P${gpu.performance_state}`)],
-  ["Memory temperature", ({ gpu }) => say.celsius(gpu.memory_temperature_celsius)],
-  ["Fan", ({ fans }) => fans.map((fan) => say.percent(fan.fan_speed_percent)).join(", ") || say.NONE],
-  ["PCIe", ({ gpu }) => `generation ${of(gpu.pcie_link_generation_current, gpu.pcie_link_generation_max)}, x${gpu.pcie_link_width_current ?? say.NONE}`],
-  ["NVLink", ({ links }) => (links.length ? `${links.filter((link) => link.nvlink_up === 1).length} of ${links.length} up` : say.NONE)],
-  ["ECC errors", ({ gpu }) => `${gpu.ecc_errors_uncorrected_volatile_total ?? say.NONE} uncorrected, ${gpu.ecc_errors_corrected_volatile_total ?? say.NONE} corrected`],
-  ["Remapped rows", ({ gpu }) => of(gpu.remapped_rows_uncorrected_total) + (gpu.row_remap_pending ? ", reset pending" : "") + (gpu.row_remap_failure ? ", FAILED" : "")],
-  ["Driver", ({ info }) => join(info.driver_version, info.cuda_version && `CUDA ${info.cuda_version}`)],
-  ["Architecture", ({ info }) => join(info.architecture, info.mig_mode === "enabled" && "MIG", info.ecc_mode === "enabled" && "ECC") || say.NONE],
-  ["PCI address", ({ info }) => info.pci_bus_id || say.NONE],
-  ["UUID", ({ uuid }) => uuid],
+  {
+    name: "Clocks",
+    column: "clock_sm_hertz",
+    metric: "gpumon_gpu_clock_hertz{clock=sm}",
+    text: ({ gpu }) => `SM ${say.megahertz(gpu.clock_sm_hertz)} · memory ${say.megahertz(gpu.clock_memory_hertz)}`,
+  },
+  { name: "P-state", column: "performance_state", metric: "gpumon_gpu_performance_state", text: ({ gpu }) => `P${gpu.performance_state}` },
+  { name: "Fans", text: ({ fans }) => fans.map((fan) => say.percent(fan.fan_speed_percent)).join(", ") || "none on the board" },
+  {
+    name: "PCIe",
+    column: "pcie_link_generation_current",
+    metric: "gpumon_gpu_pcie_link_generation{kind=current}",
+    text: ({ gpu }) => `generation ${gpu.pcie_link_generation_current} of ${gpu.pcie_link_generation_max ?? say.NONE}, x${gpu.pcie_link_width_current ?? say.NONE}`,
+  },
+  { name: "NVLink", text: ({ links }) => (links.length ? `${links.filter((link) => link.nvlink_up === 1).length} of ${links.length} links up` : "none") },
+  {
+    name: "ECC errors since the driver's start",
+    column: "ecc_errors_uncorrected_volatile_total",
+    metric: "gpumon_gpu_ecc_errors_total{severity=uncorrected,scope=volatile}",
+    text: ({ gpu }) => `${gpu.ecc_errors_uncorrected_volatile_total} uncorrected, ${gpu.ecc_errors_corrected_volatile_total ?? say.NONE} corrected`,
+  },
+  {
+    name: "Remapped rows",
+    column: "remapped_rows_uncorrected_total",
+    metric: "gpumon_gpu_remapped_rows_total{severity=uncorrected}",
+    text: ({ gpu }) => `${gpu.remapped_rows_uncorrected_total}${gpu.row_remap_pending ? ", reset pending" : ""}${gpu.row_remap_failure ? ", FAILED" : ""}`,
+  },
+  { name: "Driver", text: ({ info }) => join(info.driver_version, info.cuda_version && `CUDA ${info.cuda_version}`) || say.NONE },
+  { name: "Architecture", text: ({ info }) => join(info.architecture, info.mig_mode === "enabled" && "MIG", info.ecc_mode === "enabled" && "ECC") || say.NONE },
+  { name: "PCI address", text: ({ info }) => info.pci_bus_id || say.NONE },
+  { name: "UUID", text: ({ uuid }) => uuid },
 ];
