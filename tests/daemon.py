@@ -35,11 +35,16 @@ def environment(home: Path, port: int) -> dict[str, str]:
     }
 
 
-def until(process: subprocess.Popen[bytes], holds: Callable[[], object], why: Callable[[], str] = str) -> None:
+def until(
+    process: subprocess.Popen[bytes],
+    holds: Callable[[], object],
+    why: Callable[[], str] = str,
+    patience: float = PATIENCE,
+) -> None:
     """Wait until something holds; the wait between looks is one for the end of the process, which fails the test."""
     started = time.monotonic()
     while not holds():
-        assert time.monotonic() - started < PATIENCE, why()
+        assert time.monotonic() - started < patience, why()
         try:
             pytest.fail(f"ended with exit code {process.wait(0.05)}")
         except subprocess.TimeoutExpired:

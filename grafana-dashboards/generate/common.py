@@ -22,13 +22,17 @@ MODEL = Variable(
 BY_NODE = "by (cluster, instance)"
 BY_GPU = "by (cluster, instance, gpu_id)"
 
-BUSY = "rate(<gpu.busy_seconds_total>[$__rate_interval])"
+# A divided GPU (MIG) has no utilisation in NVML; how long its engines were busy says the same.
+BUSY = "(sum without (method) (rate(<gpu.busy_seconds_total>[$__rate_interval])) or <gpu.graphics_active_ratio>)"
 MEMORY = f"sum {BY_NODE} (<gpu.memory_used_bytes>) / sum {BY_NODE} (<gpu.memory_total_bytes>)"
 JOULES_PER_KWH = "3.6e6"
 # GPUs that a process or, by the kubelet's word, a container has.
 HELD = f"((max {BY_GPU} (<workload.processes>) > 0) or max {BY_GPU} (<gpu_pod.pod_info>))"
 # An hour below 1 %: what a process that only keeps a context shows now and then is less.
-IDLE_AN_HOUR = f"(max {BY_GPU} (avg_over_time(<gpu.utilization_percent>[1h])) < 1)"
+IDLE_AN_HOUR = (
+    f"(max {BY_GPU} (avg_over_time(<gpu.utilization_percent>[1h])"
+    " or avg_over_time(<gpu.graphics_active_ratio>[1h]) * 100) < 1)"
+)
 IDLE_HELD = f"({HELD} and {IDLE_AN_HOUR})"
 
 

@@ -160,6 +160,7 @@ USE = Row(
             unit="percent",
             more="workloads",
             maximum=100,
+            needs="undivided",
         ),
         Panel(
             title="Multiprocessors at work",
@@ -484,7 +485,7 @@ MIG = Row(
             needs="mig",
         ),
         Panel(
-            title="Memory",
+            title="Memory of MIG devices",
             description="Memory that each MIG device has allocated.",
             queries=(Query(expr="<mig.memory_used_bytes>", legend=PART),),
             unit="bytes",
@@ -492,7 +493,7 @@ MIG = Row(
             needs="mig",
         ),
         Panel(
-            title="Multiprocessors at work",
+            title="Multiprocessors of MIG devices",
             description="Share of time in which a warp was on one of a MIG device's multiprocessors, mean of all.",
             queries=(Query(expr="<mig.sm_active_ratio>", legend=PART),),
             unit="percentunit",
@@ -501,7 +502,7 @@ MIG = Row(
             needs="mig",
         ),
         Panel(
-            title="Tensor cores",
+            title="Tensor cores of MIG devices",
             description="Share of time in which a MIG device's tensor cores were busy.",
             queries=(Query(expr="<mig.tensor_active_ratio>", legend=PART),),
             unit="percentunit",
@@ -527,7 +528,7 @@ WHO = Row(
             unit="short",
             more="workloads",
             stacked=True,
-            needs="work",
+            needs="undivided",
         ),
         Panel(
             title="Memory, by kind of work",

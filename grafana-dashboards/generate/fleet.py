@@ -139,7 +139,7 @@ USE = Row(
                 Query(
                     expr="sum by (category) (rate(<workload.busy_seconds_total>[$__rate_interval]))",
                     legend="{{category}}",
-                    needs="work",
+                    needs="undivided",
                 ),
                 Query(expr="sum(<daemon.gpu_count>)", legend="GPUs"),
             ),
@@ -166,13 +166,13 @@ USE = Row(
                     expr='label_replace(topk(10, sum by (namespace) (increase(<workload.busy_seconds_total category!="idle">'
                     '[$__range])) / 3600), "namespace", "(none)", "namespace", "^$")',
                     legend="{{namespace}}",
-                    needs="work",
+                    needs="undivided",
                 ),
             ),
             unit="h",
             more="workloads",
             decimals=2,
-            needs="work",
+            needs="undivided",
         ),
         Panel(
             form="bargauge",
@@ -187,7 +187,7 @@ USE = Row(
             unit="h",
             more="workloads",
             decimals=2,
-            needs="work",
+            needs="undivided",
         ),
         Panel(
             form="table",

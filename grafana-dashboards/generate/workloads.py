@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generate.common import BY_GPU, CLUSTER, EVENTS, GPU, JOULES_PER_KWH, NAMESPACE, NODES, or_zero
+from generate.common import BY_GPU, CLUSTER, EVENTS, GPU, IDLE_AN_HOUR, JOULES_PER_KWH, NAMESPACE, NODES, or_zero
 from generate.rows import ODD, USED, Column, Dashboard, Panel, Query, Row
 
 WORK = 'category!="idle"'
@@ -26,7 +26,7 @@ TOTALS = Row(
             decimals=2,
             width=4,
             height=4,
-            needs="work",
+            needs="undivided",
         ),
         Panel(
             form="stat",
@@ -51,7 +51,7 @@ TOTALS = Row(
             maximum=1,
             width=4,
             height=4,
-            needs="work",
+            needs="undivided",
         ),
         Panel(
             form="stat",
@@ -108,7 +108,7 @@ TIME = Row(
             unit="short",
             more="gpu",
             stacked=True,
-            needs="work",
+            needs="undivided",
         ),
         Panel(
             title="Memory, by kind of work",
@@ -162,7 +162,7 @@ TIME = Row(
             unit="short",
             more="gpu",
             stacked=True,
-            needs="work",
+            needs="undivided",
         ),
         Panel(
             title="Processes, by kind of work",
@@ -185,10 +185,11 @@ TABLES = Row(
             description="Hours, memory and energy of each pod, container or job in the time shown, those that held most first.",
             queries=(
                 Query(expr=f"sum {POD} ({HELD_HOURS})", column="Hours held"),
-                Query(expr=f"sum {POD} ({BUSY_HOURS})", column="Hours busy"),
+                Query(expr=f"sum {POD} ({BUSY_HOURS})", column="Hours busy", needs="undivided"),
                 Query(
                     expr=f"sum {POD} ({BUSY_HOURS}) / sum {POD} ({HELD_HOURS})",
                     column="Busy while held",
+                    needs="undivided",
                 ),
                 Query(
                     expr=f"sum {POD} (max_over_time(<workload.memory_used_bytes {WORK}>[$__range]))",
@@ -264,8 +265,7 @@ TABLES = Row(
             description="By the kubelet's word, on GPUs that have been below 1 % for an hour.",
             queries=(
                 Query(
-                    expr="<gpu_pod.pod_info> and on (cluster, instance, gpu_id)"
-                    " (avg_over_time(<gpu.utilization_percent>[1h]) < 1)",
+                    expr="<gpu_pod.pod_info> and on (cluster, instance, gpu_id) " + IDLE_AN_HOUR,
                 ),
             ),
             unit="short",
@@ -294,7 +294,7 @@ TABLES = Row(
             unit="h",
             more="fleet",
             decimals=2,
-            needs="work",
+            needs="undivided",
         ),
     ),
 )

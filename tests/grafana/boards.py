@@ -18,6 +18,7 @@ class Target:
     """One query of a panel of a dashboard."""
 
     board: str
+    id: int
     panel: str
     number: int
     expr: str
@@ -41,7 +42,7 @@ def targets(key: str) -> Iterator[Target]:
     """Give a dashboard's queries, in the order in which they stand."""
     for panel in panels(key):
         for number, target in enumerate(panel["targets"]):
-            yield Target(key, panel["title"], number, target["expr"], target.get("instant", False))
+            yield Target(key, panel["id"], panel["title"], number, target["expr"], target.get("instant", False))
 
 
 def interpolate(expr: str, values: Mapping[str, str]) -> str:
