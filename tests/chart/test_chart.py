@@ -8,10 +8,10 @@ from typing import Any
 import helm_python
 import kubernetes_validate.utils
 import pytest
-from tests.chart.pod_security import violations
-from tests.chart.rendered import CHART, VALUE_SETS, Object, Values, chart, files, objects, only, pod
 
 from gpumon import __version__
+from tests.chart.pod_security import violations
+from tests.chart.rendered import CHART, VALUE_SETS, Object, Values, chart, files, objects, only, pod
 
 # The five newest, and the oldest that Chart.yaml allows.
 KUBERNETES = ("1.27", "1.33", "1.34", "1.35", "1.36", "1.37")

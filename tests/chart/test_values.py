@@ -10,10 +10,10 @@ from typing import Any
 
 import helm_python
 import pytest
-from tests.chart.rendered import CHART, VALUE_SETS, Object, Values, chart, files, objects, only, pod
 
 from gpumon.load import load
 from gpumon.settings import Option, Settings, Value, options
+from tests.chart.rendered import CHART, VALUE_SETS, Object, Values, chart, files, objects, only, pod
 
 TEMPLATES = {template["name"]: template["data"] for template in chart().templates}
 
