@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gpumon.memory import speaks_tls
+from gpumon.memory import EXTRAS, speaks_tls
 from gpumon.settings import Settings
 from tests.daemon import PATIENCE, environment, free_port, until
 
@@ -87,3 +87,18 @@ def test_libraries_do_without_ssl(name: str) -> None:
     code = f"import sys; sys.modules['ssl'] = None; import {name}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_what_only_lies_around_is_not_in_memory() -> None:
+    """Packages of the environment that others would import are left out, and everything is imported without them."""
+    code = (
+        "import sys; from gpumon.memory import leave_extras_out; leave_extras_out(); import gpumon.app, gpumon.web.metrics; "
+        f"print(*(name for name, module in sys.modules.items() if module and name.split('.')[0] in {EXTRAS}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
+    # Else this test could not fail: structlog does import one of them here.
+    ran = subprocess.run(
+        [sys.executable, "-c", code.replace("leave_extras_out();", "")], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() != []

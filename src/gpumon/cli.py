@@ -72,8 +72,9 @@ def _serve(settings: Settings, simulate: str | None) -> int:
         from gpumon.web.webconfig import load_web_config_apart
 
         web_config = load_web_config_apart(settings.telemetry.web_config_file)
-    from gpumon.memory import leave_tls_out, speaks_tls
+    from gpumon.memory import leave_extras_out, leave_tls_out, speaks_tls
 
+    leave_extras_out()
     if not speaks_tls(settings, os.environ, served=web_config is not None and web_config.tls is not None):
         leave_tls_out()
     from gpumon import app
