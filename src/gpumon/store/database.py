@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,12 +105,15 @@ def connect(path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> sql
     return connection
 
 
-def read(path: Path) -> sqlite3.Connection:
-    """Open the database for reading; sqlite3.OperationalError where there is none."""
+def read(path: Path, seconds: float | None = None) -> sqlite3.Connection:
+    """Open the database for reading; sqlite3.OperationalError where there is none, and from a query that ends later."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA temp_store = MEMORY")
+    if seconds is not None:
+        end = time.monotonic() + seconds
+        connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)  # steps of some nanoseconds each
     return connection
 
 

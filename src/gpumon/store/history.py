@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from gpumon.catalog import EntityKind
 from gpumon.store import ledger
@@ -19,6 +19,7 @@ from gpumon.store.schema import KIND_TABLES, SPAN, KindTable, Value, seconds_of,
 
 # Longer than 90 days of 8 GPUs take; a query that does not end would hold up all after it.
 CHILD_SECONDS = 60.0
+QUERY_SECONDS = 30.0
 
 # SQLite's faster function is there from 3.38 on.
 _EPOCH = (
@@ -38,6 +39,17 @@ class Question:
     start: float
     end: float
     width: int
+    most_values: int | None = None
+
+
+class TooMuchError(ValueError):
+    """The answer would take more memory than whoever asks allows."""
+
+
+def check_size(parts: int, question: Question) -> None:
+    """Raise TooMuchError where so many parts of an answer are more than is allowed."""
+    if question.most_values is not None and parts * len(question.columns) > question.most_values:
+        raise TooMuchError
 
 
 class Reader:
@@ -56,13 +68,15 @@ class Reader:
         *,
         points: int = 1000,
         where: Mapping[str, Value] | None = None,
+        most_values: int | None = None,
     ) -> History:
         """Give average, minimum and maximum of readings between two Unix times, in at most `points` buckets.
 
-        `where` keeps the entities with these labels. ValueError says what is wrong with the question, sqlite3.Error
-        that there is no database, ChildError that the archive could not be read.
+        `where` keeps the entities with these labels. ValueError says what is wrong with the question, TooMuchError (one
+        of them) that the answer has more than `most_values` values, each of which takes 0.3 kB of memory for a moment;
+        sqlite3.Error says that there is no database, ChildError that the archive could not be read.
         """
-        question = ask(kind, columns, start, end, points=points, where=where)
+        question = replace(ask(kind, columns, start, end, points=points, where=where), most_values=most_values)
         table = _table(kind)
         with ExitStack() as stack:
             files, parts = await asyncio.to_thread(self._recent, question, stack)
@@ -82,10 +96,10 @@ class Reader:
         request = json.dumps({"job": self._job.dumps(), "files": files, "question": asdict(question)})
         async with self._children:
             answer = await run_child("gpumon.store.past", request, CHILD_SECONDS)
-        return [
-            (number, tuple(labels), tuple(tuple(sums) for sums in all_sums))
-            for number, labels, all_sums in json.loads(answer)
-        ]
+        parts = json.loads(answer)
+        if parts is None:
+            raise TooMuchError
+        return [(number, tuple(labels), tuple(tuple(sums) for sums in all_sums)) for number, labels, all_sums in parts]
 
 
 def ask(
@@ -131,7 +145,7 @@ def _table(kind: EntityKind) -> KindTable:
 def recent(job: Job, question: Question) -> tuple[list[str], list[Part]]:
     """Give the archive's files for the question, and what the database answers, both of one moment."""
     table = next(table for table in KIND_TABLES if table.name == question.source)
-    connection = read(job.database)
+    connection = read(job.database, QUERY_SECONDS)
     try:
         connection.execute("BEGIN")
         start, end = text_of(question.start), text_of(question.end)
@@ -169,6 +183,7 @@ def _sums(
         values = row[1 + labels :]
         each = tuple((values[i], values[i + 1] or 0, values[i + 2], values[i + 3]) for i in range(0, len(values), 4))
         parts.append((row[0], row[1 : 1 + len(table.labels)], each))
+        check_size(len(parts), question)
     return parts
 
 

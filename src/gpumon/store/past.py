@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpumon.store.buckets import ARCHIVE_SPAN, Part, Sums
-from gpumon.store.history import Question
+from gpumon.store.history import Question, TooMuchError, check_size
 from gpumon.store.job import Job
 from gpumon.store.parquet import Place
 from gpumon.store.rollup import rollup_name
@@ -104,12 +104,24 @@ def _sums_of(groups: dict[str, list[Any]], name: str, row: int) -> Sums:
     return total, count or 0, groups[f"{name}/min_min"][row], groups[f"{name}/max_max"][row]
 
 
+def bounded(parts: Iterable[Part], question: Question) -> list[Part] | None:
+    """Give the parts of an answer; None where they are more than is allowed."""
+    found: list[Part] = []
+    try:
+        for part in parts:
+            found.append(part)
+            check_size(len(found), question)
+    except TooMuchError:
+        return None
+    return found
+
+
 def main() -> None:
-    """Read a request from standard input and write its parts as JSON."""
+    """Read a request from standard input and write its parts as JSON; null where they are too many."""
     request = json.loads(sys.stdin.read())
     question = Question(**request["question"])
     place = Place(Job.loads(request["job"]))
-    sys.stdout.write(json.dumps(list(answer(place, request["files"], question))))
+    sys.stdout.write(json.dumps(bounded(answer(place, request["files"], question), question)))
 
 
 if __name__ == "__main__":

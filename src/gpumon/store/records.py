@@ -1,25 +1,37 @@
-"""What happened, newest first: records and weekly summaries of any time, some at a time."""
+"""What happened, newest first: records of any time from SQLite and, by a child process, from the archive."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 
+from gpumon.store import ledger
+from gpumon.store.child import run_child
 from gpumon.store.database import read
-from gpumon.store.job import Job
+from gpumon.store.job import Job, locked
 from gpumon.store.schema import TABLES, Value
 
 # A row as it is stored, by column; times are texts.
 Row = dict[str, Value]
 
+# Longer than a scan of millions of rows takes.
+QUERY_SECONDS = 20.0
+CHILD_SECONDS = 30.0
+
+# Weeks stay in the database for good.
+_WEEKS = """SELECT * FROM weekly_summaries WHERE week_start >= ? AND week_start < ?
+    ORDER BY week_start DESC, subject, name LIMIT ?"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Which rows of a record's table: from `start` to before `end`, newest first, `limit` of them at most.
+    """Which rows of a record's table: from `start` to before `end`, newest first, at most `limit` of them.
 
     Times are texts as stored. `where` keeps rows with these values. `before` is the time and id of a row:
-    rows of its time and with that id or a greater one are left out as well.
+    of its time, only rows with a lower id follow.
     """
 
     source: str
@@ -29,49 +41,78 @@ class Page:
     where: Mapping[str, Value]
     before: tuple[str, int] | None = None
 
+    @property
+    def last(self) -> str:
+        """Give the time after which there is nothing that is asked for."""
+        return self.end if self.before is None else min(self.end, self.before[0])
+
 
 class Records:
-    """Reads records off the loop, one question at a time."""
+    """Reads records; never keeps the loop waiting. One question at a time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._turn = asyncio.Semaphore(1)
 
     async def page(self, page: Page) -> list[Row]:
-        """Give rows, newest first. sqlite3.Error: there is no database, or it cannot be read."""
+        """Give rows, newest first. Raises sqlite3.Error where there is no database, ChildError for the archive."""
         async with self._turn:
-            return await asyncio.to_thread(recent, self._job, page)
+            with ExitStack() as stack:
+                rows, files = await asyncio.to_thread(self._recent, page, stack)
+                if files:
+                    request = json.dumps({"job": self._job.dumps(), "files": files, "page": asdict(page)})
+                    rows += json.loads(await run_child("gpumon.store.pastrecords", request, CHILD_SECONDS))
+        return newest(rows, page)
 
     async def weeks(self, start: str, end: str, limit: int) -> list[Row]:
-        """Give the rows of weekly summaries of weeks that began in a span, newest first. sqlite3.Error as in `page`."""
-        query = "SELECT * FROM weekly_summaries WHERE week_start >= ? AND week_start < ? ORDER BY week_start DESC, subject, name LIMIT ?"
+        """Give the summaries of weeks that began in a span, newest first. Raises sqlite3.Error."""
         async with self._turn:
-            return await asyncio.to_thread(_fetch, self._job, query, (start, end, limit))
+            return await asyncio.to_thread(self._weeks, (start, end, limit))
+
+    def _recent(self, page: Page, stack: ExitStack) -> tuple[list[Row], list[str]]:
+        """Ask the database, having seen to it that no file it names is deleted before it is read."""
+        try:
+            stack.enter_context(locked(self._job.readers_lock, shared=True, wait=True))
+        except OSError:
+            pass  # a directory that cannot be written: no archive runs there
+        return recent(self._job, page)
+
+    def _weeks(self, values: Sequence[Value]) -> list[Row]:
+        connection = read(self._job.database, QUERY_SECONDS)
+        try:
+            cursor = connection.execute(_WEEKS, values)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+        finally:
+            connection.close()
 
 
-def recent(job: Job, page: Page) -> list[Row]:
-    """Give the rows that the database holds."""
+def newest(rows: Sequence[Row], page: Page) -> list[Row]:
+    """Give the newest of some rows, in order, as many as are asked for."""
+    time = TABLES[page.source].time
+    return sorted(rows, key=lambda row: (row[time], row["id"]), reverse=True)[: page.limit]
+
+
+def recent(job: Job, page: Page) -> tuple[list[Row], list[str]]:
+    """Give what the database holds, and the archive's files that may hold more; both of one moment."""
     table = TABLES[page.source]
-    conditions, values = [f"{table.time} >= ?", f"{table.time} < ?"], [page.start, page.end]
-    given: list[Value] = [*values]
-    for name, value in page.where.items():
-        conditions.append(f"{name} = ?")
-        given.append(value)
+    conditions = [f"{table.time} >= ?", f"{table.time} < ?", *(f"{name} = ?" for name in page.where)]
+    given: list[Value] = [page.start, page.end, *page.where.values()]
     if page.before is not None:
         conditions.append(f"({table.time}, id) < (?, ?)")
         given += page.before
+    names = table.names()
     query = (
-        f"SELECT {', '.join(table.names())} FROM {page.source} WHERE {' AND '.join(conditions)} "
+        f"SELECT {', '.join(names)} FROM {page.source} WHERE {' AND '.join(conditions)} "
         f"ORDER BY {table.time} DESC, id DESC LIMIT ?"
     )
-    return _fetch(job, query, (*given, page.limit))
-
-
-def _fetch(job: Job, query: str, values: Sequence[Value]) -> list[Row]:
-    connection = read(job.database)
+    connection = read(job.database, QUERY_SECONDS)
     try:
-        cursor = connection.execute(query, values)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        connection.execute("BEGIN")
+        rows = [dict(zip(names, row, strict=True)) for row in connection.execute(query, (*given, page.limit))]
+        # A page that is full needs only what is newer than its last row.
+        oldest = str(rows[-1][table.time]) if len(rows) == page.limit else page.start
+        live = ledger.live(connection, page.source)
+        return rows, [file.path for file in live if file.last >= oldest and file.first <= page.last]
     finally:
         connection.close()

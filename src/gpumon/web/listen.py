@@ -115,6 +115,8 @@ class Connection(RequestHandler):
     ) -> StreamResponse:
         """Answer what went wrong, without telling the versions of Python and aiohttp."""
         response = super().handle_error(request, status, exc, message)
+        if self._listener.fault is not None:
+            return self._listener.fault(status)
         response.headers["Server"] = "gpumon"
         return response
 
@@ -130,7 +132,10 @@ class Connection(RequestHandler):
 
 
 class Listener:
-    """Accepts connections on one address and port, and hands each whole request to `respond`."""
+    """Accepts connections on one address and port, and hands each whole request to `respond`.
+
+    `fault` gives the answer, by status, to what is no request and to a fault of ours; without it that is a line of text.
+    """
 
     def __init__(
         self,
@@ -138,11 +143,13 @@ class Listener:
         logger: Logger,
         door: Door | None = None,
         *,
+        fault: Callable[[int], StreamResponse] | None = None,
         most_connections: int = MOST_CONNECTIONS,
         head_secs: float = HEAD_SECS,
         idle_secs: float = IDLE_SECS,
     ) -> None:
         self.door = door
+        self.fault = fault
         self.head_secs = head_secs
         self.idle_secs = idle_secs
         self.connections: set[Connection] = set()  # those that still shake hands included

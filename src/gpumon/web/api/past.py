@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 from gpumon.catalog import GPU, KINDS, EntityKind
-from gpumon.store.buckets import Bucket, History, Series
+from gpumon.export.exposition import STALE_TICKS
+from gpumon.store.buckets import History, Series
 from gpumon.store.child import ChildError
-from gpumon.store.history import Reader
+from gpumon.store.history import Reader, TooMuchError
+from gpumon.store.schema import Value
 from gpumon.web.api.answer import Content, document
 from gpumon.web.api.query import BadRequestError, Moment, Names, Number, Text, parameter
 from gpumon.web.api.snapshots import plain
 from gpumon.web.api.times import iso
 
 HOUR = 3600.0
+GPU_LABEL = GPU.labels[0].name
+PARTS = ("average", "minimum", "maximum")
 # The kinds of which there is history, by name.
 STORED = {kind.name: kind for kind in KINDS if kind.table is not None}
 MOST_COLUMNS = 20
 # Points times columns: an answer for eight GPUs is 2 MB at most, and takes 20 MB while it is made.
 MOST_VALUES = 5000
-# A chart of some 1,000 pixels shows no more.
-USUAL_POINTS = 500
+# Of all entities together: 30 MB while the answer is made. More than 16 GPUs or 100 pods need.
+MOST_ANSWER = 100_000
+# A chart of some 1,000 pixels shows no more; what scripts get is longer to write.
+CHART_POINTS, HISTORY_POINTS = 500, 120
 
 
 class UnavailableError(Exception):
     """The past cannot be told now; the message says why."""
+
+
+@contextmanager
+def telling_why() -> Iterator[None]:
+    """Turn what the store cannot do now into UnavailableError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise UnavailableError(f"history cannot be read: {error}") from None
+    except ChildError as error:
+        raise UnavailableError(f"the archive cannot be read: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +91,7 @@ class HistoryQuery(Range):
     kind: str = parameter(GPU.name, Text(choices=tuple(STORED)), "Kind of entity.", example=GPU.name)
     columns: tuple[str, ...] = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
     gpu_id: int = parameter(None, _GPU, "Only of the GPU with this index.", example=0)
-    points: int = parameter(None, _POINTS, f"Most points per entity; {USUAL_POINTS} or what so many columns allow.")
+    points: int = parameter(None, _POINTS, f"Most points per entity; {HISTORY_POINTS} where left out.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +100,9 @@ class ChartQuery(Range):
 
     gpu_id: int = parameter(0, _GPU, "Index of the GPU.", example=0)
     columns: tuple[str, ...] = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
-    points: int = parameter(None, _POINTS, f"Most points; {USUAL_POINTS} or what so many columns allow.")
+    points: int = parameter(
+        None, _POINTS, f"Most points; {CHART_POINTS} where left out, or what so many columns allow."
+    )
 
 
 def usual(kind: EntityKind) -> tuple[str, ...]:
@@ -91,56 +112,55 @@ def usual(kind: EntityKind) -> tuple[str, ...]:
 
 
 class Past:
-    """Answers about readings of the past from the store; one question at a time."""
+    """Answers about readings of the past from the store; one question at a time. `interval` is that of the ticks."""
 
-    def __init__(self, reader: Reader, longest_days: float) -> None:
+    def __init__(self, reader: Reader, longest_days: float, interval: float) -> None:
         self._reader = reader
         self._longest_days = longest_days
+        self._interval = interval
         self._turn = asyncio.Semaphore(1)
 
     async def history(self, query: HistoryQuery, now: float) -> Content:
         """Give readings by entity and bucket."""
         kind = STORED[query.kind]
         start, end = query.span(now, self._longest_days)
-        found = await self._ask(kind, query.columns, start, end, query.points, query.gpu_id)
+        columns = query.columns or usual(kind)
+        found = await self._ask(kind, columns, start, end, query.points or HISTORY_POINTS, query.gpu_id)
         whole = {"kind": kind.name, "start": iso(start), "end": iso(end), "step_seconds": found.width}
         return await asyncio.to_thread(lambda: document(whole | {"series": [_series(each) for each in found.series]}))
 
     async def chart(self, query: ChartQuery, now: float) -> Content:
         """Give one GPU's readings as columns of numbers, for plotting."""
         start, end = query.span(now, self._longest_days)
-        found = await self._ask(GPU, query.columns, start, end, query.points, query.gpu_id)
         columns = query.columns or usual(GPU)
-        return await asyncio.to_thread(lambda: document(_chart(found, query.gpu_id, columns)))
+        points = query.points or min(CHART_POINTS, MOST_VALUES // len(columns))
+        found = await self._ask(GPU, columns, start, end, points, query.gpu_id)
+        gap = STALE_TICKS * max(found.width, self._interval)
+        head = {"gpu_id": query.gpu_id, "step_seconds": found.width}
+        return await asyncio.to_thread(lambda: document(head | _chart(found, columns, gap)))
 
     async def _ask(
-        self,
-        kind: EntityKind,
-        columns: tuple[str, ...] | None,
-        start: float,
-        end: float,
-        points: int | None,
-        gpu_id: int | None,
+        self, kind: EntityKind, columns: tuple[str, ...], start: float, end: float, points: int, gpu_id: int | None
     ) -> History:
-        columns = columns or usual(kind)
+        """Ask the store. BadRequestError: the question is wrong; UnavailableError: it cannot be answered now."""
         unknown = [name for name in columns if name not in kind.index]
         if unknown:
-            raise BadRequestError(f"columns has {unknown[0]}: allowed are {', '.join(kind.index)}")
-        if gpu_id is not None and all(label.name != "gpu_id" for label in kind.labels):
+            raise BadRequestError(f"columns has {unknown[0]}: allowed for {kind.name} are {', '.join(kind.index)}")
+        if gpu_id is not None and all(label.name != GPU_LABEL for label in kind.labels):
             raise BadRequestError(f"gpu_id is given: allowed is none for {kind.name}, which is not of a GPU")
-        most = MOST_VALUES // len(columns)
-        if points is not None and points > most:
+        if points * len(columns) > MOST_VALUES:
+            most = MOST_VALUES // len(columns)
             raise BadRequestError(f"points is {points}: allowed are 1 to {most} with {len(columns)} columns")
-        where = {} if gpu_id is None else {"gpu_id": gpu_id}
-        async with self._turn:
-            try:
-                return await self._reader.history(
-                    kind, columns, start, end, points=points or min(USUAL_POINTS, most), where=where
-                )
-            except sqlite3.Error as error:
-                raise UnavailableError(f"history cannot be read: {error}") from None
-            except ChildError as error:
-                raise UnavailableError(f"the archive cannot be read: {error}") from None
+        where: dict[str, Value] = {} if gpu_id is None else {GPU_LABEL: gpu_id}
+        try:
+            async with self._turn:
+                with telling_why():
+                    return await self._reader.history(
+                        kind, columns, start, end, points=points, where=where, most_values=MOST_ANSWER
+                    )
+        except TooMuchError:
+            few = f"allowed is what gives {MOST_ANSWER} values or fewer in all"
+            raise BadRequestError(f"points is {points}, for too many entities of {kind.name}: {few}") from None
 
 
 def _series(series: Series) -> dict[str, object]:
@@ -149,31 +169,31 @@ def _series(series: Series) -> dict[str, object]:
         point: dict[str, object] = {"time": iso(time)}
         for name, buckets in series.columns.items():
             if buckets[i].average is not None:
-                point[name] = {part: _number(getattr(buckets[i], part)) for part in ("average", "minimum", "maximum")}
+                point[name] = {part: _number(getattr(buckets[i], part)) for part in PARTS}
         points.append(point)
     return {"labels": series.labels, "points": points}
 
 
-def _chart(found: History, gpu_id: int, columns: Iterable[str]) -> dict[str, object]:
-    """Put together what may be several series: a GPU that was exchanged has another UUID."""
+def _chart(found: History, columns: Iterable[str], gap: float) -> dict[str, object]:
+    """Put together what may be several series: a GPU that was exchanged has another UUID.
+
+    After a reading that has none within `gap` seconds comes a time without readings, so that no line bridges it.
+    """
     times = sorted({time for series in found.series for time in series.times})
+    ends = [time + found.width for time, following in pairwise(times) if following - time > gap]
+    times = sorted([*times, *ends])
     place = {time: i for i, time in enumerate(times)}
-    nothing = Bucket(None, None, None)
-    lines = {}
+    lines: dict[str, dict[str, list[float | None]]] = {}
     for name in columns:
-        line = [nothing] * len(times)
+        line = lines[name] = {part: [None] * len(times) for part in PARTS}
         for series in found.series:
             for time, bucket in zip(series.times, series.columns[name], strict=True):
                 if bucket.average is not None:
-                    line[place[time]] = bucket
-        lines[name] = {
-            "average": [_number(bucket.average) for bucket in line],
-            "minimum": [_number(bucket.minimum) for bucket in line],
-            "maximum": [_number(bucket.maximum) for bucket in line],
-        }
-    return {"gpu_id": gpu_id, "step_seconds": found.width, "times": [int(time) for time in times], "series": lines}
+                    for part in PARTS:
+                        line[part][place[time]] = _number(getattr(bucket, part))
+    return {"times": [int(time) for time in times], "series": lines}
 
 
 def _number(value: float | None) -> float | None:
-    """Give a mean in as many digits as mean something."""
+    """Give a mean in as many digits as mean something: those of bytes of a GPU's memory are twelve."""
     return None if value is None else plain(float(f"{value:.12g}"))

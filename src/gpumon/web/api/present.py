@@ -30,8 +30,6 @@ class Container(Protocol):
     """Where a process runs; empty texts where that is not known."""
 
     @property
-    def id(self) -> str: ...
-    @property
     def runtime(self) -> str: ...
 
 
@@ -120,32 +118,43 @@ def processes(records: Iterable[Process], snapshot: Snapshot | None) -> dict[str
 
 
 def _row(process: Process, uuid: str, on: GpuProcess, gpu_id: int | None) -> dict[str, Any]:
-    row = {
-        "pid": process.pid,
-        "name": process.name,
-        "user": process.user,
-        "category": process.category,
-        "confidence": round(process.confidence, 3),
-        "rule": process.rule,
-        "gpu_id": gpu_id,
-        "gpu_uuid": uuid,
-        "gpu_instance_id": on.gpu_instance_id,
-        "contexts": on.contexts,
-        "memory_used_bytes": on.memory_bytes,
-        "sm_utilization_percent": on.sm,
-        "memory_utilization_percent": on.memory,
-        "encoder_utilization_percent": on.encoder,
-        "decoder_utilization_percent": on.decoder,
-        "jpeg_utilization_percent": on.jpeg,
-        "ofa_utilization_percent": on.ofa,
-        "started": None if process.started is None else iso(process.started),
-        "cpu_seconds": process.cpu_seconds,
-        "resident_memory_bytes": process.resident_bytes,
-        "namespace": process.namespace,
-        "pod": process.pod,
-        "container": process.container_name,
-        "container_runtime": process.container.runtime,
-        "job": process.job,
-        "command_line": process.command_line,
-    }
-    return {name: value for name, value in row.items() if value is not None and value != ""}
+    found = {"gpu_id": gpu_id, "gpu_uuid": uuid} | {field.name: field.of(process, on) for field in FIELDS}
+    return {name: value for name, value in found.items() if value is not None and value != ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One fact of a process on a GPU: its name, its type as JSON knows it, what it means, and where it comes from."""
+
+    name: str
+    type: str
+    help: str
+    of: Callable[[Process, GpuProcess], object]
+
+
+FIELDS = (
+    Field("pid", "integer", "Process id, as the host counts.", lambda p, _: p.pid),
+    Field("name", "string", "The kernel's name of the process.", lambda p, _: p.name),
+    Field("user", "string", "User it runs as.", lambda p, _: p.user),
+    Field("category", "string", "Kind of work.", lambda p, _: p.category),
+    Field("confidence", "number", "How sure that is, from 0 to 1.", lambda p, _: round(p.confidence, 3)),
+    Field("rule", "string", "The rule that decided.", lambda p, _: p.rule),
+    Field("gpu_instance_id", "integer", "GPU instance of its MIG device.", lambda _, on: on.gpu_instance_id),
+    Field("contexts", "string", "C compute, G graphics, M client of MPS.", lambda _, on: on.contexts),
+    Field("memory_used_bytes", "integer", "Memory of the GPU it holds.", lambda _, on: on.memory_bytes),
+    Field("sm_utilization_percent", "number", "Multiprocessor use since the last tick.", lambda _, on: on.sm),
+    Field("memory_utilization_percent", "number", "Use of memory bandwidth, likewise.", lambda _, on: on.memory),
+    Field("encoder_utilization_percent", "number", "Use of the video encoder, likewise.", lambda _, on: on.encoder),
+    Field("decoder_utilization_percent", "number", "Use of the video decoder, likewise.", lambda _, on: on.decoder),
+    Field("jpeg_utilization_percent", "number", "Use of the JPEG decoder, likewise.", lambda _, on: on.jpeg),
+    Field("ofa_utilization_percent", "number", "Use of the optical flow accelerator, likewise.", lambda _, on: on.ofa),
+    Field("started", "string", "When it started.", lambda p, _: None if p.started is None else iso(p.started)),
+    Field("cpu_seconds", "number", "CPU time since it started.", lambda p, _: p.cpu_seconds),
+    Field("resident_memory_bytes", "integer", "Memory of the machine it holds.", lambda p, _: p.resident_bytes),
+    Field("namespace", "string", "Namespace of its pod.", lambda p, _: p.namespace),
+    Field("pod", "string", "Name of its pod.", lambda p, _: p.pod),
+    Field("container", "string", "Name or short id of its container.", lambda p, _: p.container_name),
+    Field("container_runtime", "string", "What runs the container.", lambda p, _: p.container.runtime),
+    Field("job", "string", "Its job in a batch system.", lambda p, _: p.job),
+    Field("command_line", "string", "Only with processes.command_lines.", lambda p, _: p.command_line),
+)

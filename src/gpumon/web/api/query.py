@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 Json = dict[str, Any]  # a JSON schema, or a part of one
 Q = TypeVar("Q")
 
-# No honest query is longer: fifty names of columns are 2,000 characters.
-LONGEST_TEXT = 4096
+# No honest parameter is longer: twenty names of columns are 800 characters.
+LONGEST_TEXT = 2048
 DAY = 86_400.0
 # Times that can be stored and written as text, whatever zone they are given in.
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)

@@ -25,7 +25,7 @@ from gpumon.web.api.query import BadRequestError, read
 from gpumon.web.api.snapshots import NoSnapshotError, Snapshots
 from gpumon.web.api.stream import Stream
 from gpumon.web.api.told import EventsQuery, ProcessEventsQuery, SessionsQuery, SummariesQuery, Told
-from gpumon.web.listen import Listener
+from gpumon.web.listen import LONGEST_LINE, Listener
 
 T = TypeVar("T")
 
@@ -35,6 +35,8 @@ EVERYWHERE = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+HTTP_OURS = 500
+NO_REQUEST = f"this is no HTTP request, or its URL or a header is longer than {LONGEST_LINE} bytes"
 NO_STORAGE = "storage.enabled is false, so nothing of the past is kept: this gpumon tells the present only"
 
 
@@ -77,9 +79,10 @@ class ApiServer:
             from gpumon.store.records import Records
 
             job, longest = Job.of(settings), settings.api.max_range_days
-            self._past = Past(Reader(job), longest)
+            self._past = Past(Reader(job), longest, interval)
             self._told = Told(Records(job), longest)
-        self._listener = Listener(self._respond, structlog.get_logger(), most_connections=settings.api.max_connections)
+        most = settings.api.max_connections
+        self._listener = Listener(self._respond, structlog.get_logger(), fault=_fault, most_connections=most)
         self.port = settings.api.port
 
     @property
@@ -193,6 +196,12 @@ class ApiServer:
         "/api/summaries": _summaries,
         "/api/openapi.json": _openapi,
     }
+
+
+def _fault(status: int) -> Response:
+    """Give the answer to what is no request, or to a fault of ours, which the log tells."""
+    sentence = NO_REQUEST if status < HTTP_OURS else "this is a fault of gpumon: see its log"
+    return error(status, sentence, **EVERYWHERE)
 
 
 def _kept(part: T | None) -> T:

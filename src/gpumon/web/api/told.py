@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from gpumon.catalog.records import Event, LlmSession, ProcessEvent, Record
 from gpumon.store.records import Page, Records, Row
 from gpumon.store.schema import TABLES, Value, text_of
-from gpumon.web.api.past import Range, UnavailableError, checked
+from gpumon.web.api.past import Range, checked, telling_why
 from gpumon.web.api.query import DAY, BadRequestError, Day, Moment, Number, Text, parameter
 from gpumon.web.api.times import iso_of
 
@@ -123,10 +122,8 @@ class Told:
     async def summaries(self, query: SummariesQuery, now: float) -> dict[str, Any]:
         """Give weekly summaries, newest first."""
         start, end = query.span(now, max(self._longest_days, 3660.0), 366.0)
-        try:
+        with telling_why():
             rows = await self._records.weeks(text_of(start), text_of(end), query.limit)
-        except sqlite3.Error as error:
-            raise UnavailableError(f"history cannot be read: {error}") from None
         return {"summaries": [_week(row) for row in rows]}
 
     async def _page(
@@ -144,10 +141,8 @@ class Told:
         given = {name: value for name, value in where.items() if value is not None}
         # One more than asked for tells whether there are more.
         page = Page(source=record.table, start=start, end=end, limit=limit + 1, where=given, before=before)
-        try:
+        with telling_why():
             rows = await self._records.page(page)
-        except sqlite3.Error as error:
-            raise UnavailableError(f"history cannot be read: {error}") from None
         time = TABLES[record.table].time
         answer: dict[str, Any] = {name: [_record(row, time) for row in rows[:limit]]}
         if len(rows) > limit:
