@@ -58,7 +58,9 @@ class Guard:
         if not self._token:
             return None
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token):
+        if scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("utf-8", "surrogateescape"), self._token
+        ):
             return None
         return error(401, "a token is needed: Authorization: Bearer <api.token>", WWW_Authenticate="Bearer")
 

@@ -49,13 +49,14 @@ def telling_why() -> Iterator[None]:
         raise UnavailableError(f"the archive cannot be read: {error}") from None
 
 
+HOURS = Number(0.01, 100_000)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """A span of time: the last hours, or from a start to an end, which is now where it is left out."""
 
-    hours: float = parameter(
-        None, Number(0.01, 100_000), "The last so many hours; 1 where no start is given.", example=1
-    )
+    hours: float = parameter(None, HOURS, "The last so many hours; 1 where no start is given.", example=1)
     start: float = parameter(None, Moment(), "Start, instead of hours.", example="2026-01-31T12:00:00Z")
     end: float = parameter(None, Moment(), "End; now where it is left out.", example="2026-01-31T13:00:00Z")
 

@@ -9,7 +9,7 @@ from typing import Any
 from gpumon.catalog.records import Event, LlmSession, ProcessEvent, Record
 from gpumon.store.records import Page, Records, Row
 from gpumon.store.schema import TABLES, Value, text_of
-from gpumon.web.api.past import Range, checked, telling_why
+from gpumon.web.api.past import HOURS, Range, checked, telling_why
 from gpumon.web.api.query import DAY, BadRequestError, Day, Moment, Number, Text, parameter
 from gpumon.web.api.times import iso_of
 
@@ -43,6 +43,7 @@ _PAGE_HELP = "Only what came before; next of the answer before this one."
 class EventsQuery(Range):
     """Which events."""
 
+    hours: float = parameter(None, HOURS, "The last so many hours; 24 where no start is given.", example=24)
     kind: str = parameter(None, Text(64), "Only of this kind, as in xid.", example="xid")
     gpu_id: int = parameter(None, Number(0, 255, whole=True), "Only of the GPU with this index.", example=0)
     limit: int = parameter(USUAL_ROWS, _LIMIT, "Most events in the answer.")
@@ -53,6 +54,7 @@ class EventsQuery(Range):
 class ProcessEventsQuery(Range):
     """Which comings and goings of processes."""
 
+    hours: float = parameter(None, HOURS, "The last so many hours; 24 where no start is given.", example=24)
     pid: int = parameter(None, Number(1, 2**31 - 1, whole=True), "Only of this process.", example=4711)
     gpu_id: int = parameter(None, Number(0, 255, whole=True), "Only of the GPU with this index.", example=0)
     category: str = parameter(None, Text(64), "Only of this kind of work, as in ml_training.", example="ml_training")
