@@ -240,6 +240,7 @@ async def history(daemon: Daemon) -> AsyncIterator[None]:
         yield
         return
     from gpumon.store.database import NewerDatabaseError, refuse_newer
+    from gpumon.store.incident import nobody
     from gpumon.store.job import Job
     from gpumon.store.sink import Store
 
@@ -250,7 +251,8 @@ async def history(daemon: Daemon) -> AsyncIterator[None]:
         raise StartError(str(error)) from error
     except (OSError, sqlite3.Error):
         pass  # said, once, by the store
-    daemon.store = store = Store(job, logger=daemon.logger)
+    holders = nobody if daemon.processes is None else daemon.processes.holders
+    daemon.store = store = Store(job, logger=daemon.logger, holders=holders)
 
     def own() -> Iterator[Entity]:
         store.append(*daemon.sessions.drain())

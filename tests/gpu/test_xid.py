@@ -7,8 +7,8 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpumon.catalog.xids import XIDS
 from gpumon.gpu.xid import RECENT_EVENTS, WINDOW_SECONDS, Source, XidLog, pci_address
-from gpumon.gpu.xid_codes import XIDS
 
 UUID = "GPU-0e7a2f4c-5a1d-4a8e-9b57-6a3f6c1d2e90"
 OTHER_UUID = "GPU-6c9d0b1e-2f3a-4b5c-8d7e-9f0a1b2c3d4e"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from gpumon.gpu.xid_codes import UNKNOWN_XID, XIDS
+from gpumon.catalog.xids import UNKNOWN_XID, XIDS
 
 Source = Literal["nvml", "kmsg"]
 _OTHER: dict[Source, Source] = {"nvml": "kmsg", "kmsg": "nvml"}

@@ -16,7 +16,7 @@ from gpumon.process.classify import Classifier
 from gpumon.process.events import EventLog
 from gpumon.process.examine import Answer, Examiner, Question
 from gpumon.process.proc import Proc
-from gpumon.process.tracked import OnGpu, ProcessRecord, Tracked, record
+from gpumon.process.tracked import OnGpu, ProcessRecord, Tracked, brief, record
 from gpumon.process.workload import UNATTRIBUTED, Holder, Shares
 from gpumon.settings import Processes as ProcessSettings
 from gpumon.source import SourceReading
@@ -118,6 +118,10 @@ class ProcessSource:
                     on.setdefault(one.pid, (one, []))[1].append((use.gpu.labels[2], process))
         for one, gpus in on.values():
             yield record(one, tuple(gpus))
+
+    def holders(self, uuid: str) -> Iterator[dict[str, str | int | float]]:
+        """Give what is known of each process on a GPU, also of one that does not answer any more, to be told with it."""
+        return (brief(one, uuid) for one in self._tracked.values() if uuid in one.gpus)
 
     def tracked(self) -> tuple[Tracked, ...]:
         """Give every process that is on a GPU, as it was left by the last tick; to be read and not changed."""

@@ -134,3 +134,19 @@ def record(one: Tracked, gpus: tuple[tuple[str, GpuProcess], ...]) -> ProcessRec
         command_line=one.command_line,
         gpus=gpus,
     )
+
+
+def brief(one: Tracked, uuid: str) -> dict[str, str | int | float]:
+    """Give what a process is, where it runs and what it held on one GPU at most; what is not known is left out."""
+    namespace, pod, container = one.where
+    found: dict[str, str | int | float | None] = {
+        "pid": one.pid,
+        "name": one.name,
+        "category": one.classification.category,
+        "namespace": namespace,
+        "pod": pod,
+        "container": container,
+        "job": one.workload.job,
+        "memory_used_bytes": one.gpus[uuid].peak_memory_bytes,
+    }
+    return {name: value for name, value in found.items() if value}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gpumon.catalog import Entity, Snapshot
 from gpumon.catalog.events import CHANGES, EPISODES, Change, Episode
-from gpumon.catalog.records import Event
+from gpumon.catalog.records import Event, ProcessEvent, Record
+from gpumon.store.incident import Holders, Incidents, nobody
+
+Facts = dict[str, object]
 
 
 class _Running:
@@ -23,9 +26,11 @@ class _Running:
 class Watch:
     """Turns a run of snapshots into events, as the catalogue's rules say."""
 
-    def __init__(self) -> None:
+    def __init__(self, holders: Holders = nobody) -> None:
+        self._incidents = Incidents(holders)
         self._last: dict[tuple[Change, tuple[str, ...]], float] = {}
         self._running: dict[tuple[Episode, tuple[str, ...]], _Running] = {}
+        self._times: dict[tuple[str, tuple[str, ...]], float] = {}
         self._started = False
 
     def events(self, snapshot: Snapshot) -> list[Event]:
@@ -37,7 +42,13 @@ class Watch:
             for episode in _EPISODES.get(entity.kind, ()):
                 found.extend(self._episode(episode, entity, snapshot.time))
         self._started = True
+        self._incidents.remember(snapshot)
         return found
+
+    def follow(self, records: Iterable[Record]) -> list[Event]:
+        """Give what records of processes tell together with what happened before."""
+        ends = (each for each in records if isinstance(each, ProcessEvent) and each.event == "end")
+        return [event for event in map(self._incidents.ended, ends) if event is not None]
 
     def _change(self, rule: Change, entity: Entity, snapshot: Snapshot) -> Iterator[Event]:
         value = entity[rule.column]
@@ -51,9 +62,28 @@ class Watch:
             return
         labels = _labels(entity)
         message = rule.message.format(**labels, value=value, previous=previous)
+        detail: Facts = {"value": value, "previous": previous}
         reason = _reason(rule, labels, snapshot)
-        detail = {"value": value, "previous": previous}
-        yield _event(rule.event, message + (f": {reason}" if reason else ""), snapshot.time, labels, detail)
+        advice = rule.advice
+        if rule.explain is not None:
+            explained = rule.explain(labels)
+            reason, advice = explained.meaning, explained.advice
+            detail["meaning"] = explained.meaning
+        message += f": {reason}" if reason else ""
+        if rule.since and (rule.since, entity.labels) in self._times:
+            seconds = round(snapshot.time - self._times[rule.since, entity.labels], 3)
+            message += f" after {seconds:.0f} s"
+            detail["seconds"] = seconds
+        if rule.event in _SINCE:
+            self._times[rule.event, entity.labels] = snapshot.time
+        if rule.fault:
+            words, facts = self._incidents.around(labels["gpu_uuid"], snapshot.time)
+            message += words
+            detail |= facts
+        event = _event(rule.event, message, snapshot.time, labels, detail, advice)
+        if rule.fault:
+            self._incidents.fault(event)
+        yield event
 
     def _episode(self, rule: Episode, entity: Entity, time: float) -> Iterator[Event]:
         key = (rule, entity.labels)
@@ -62,7 +92,9 @@ class Watch:
         if entity[rule.column]:
             if running is None:
                 running = self._running[key] = _Running(time)
-                yield _event(f"{rule.event}_start", rule.message.format(**labels), time, labels, {})
+                words, facts = self._incidents.readings(entity)
+                message = rule.message.format(**labels) + words
+                yield _event(f"{rule.event}_start", message, time, labels, facts, rule.advice)
             running.seen = time
         elif running is not None and time - running.seen >= rule.rest_seconds:
             del self._running[key]
@@ -71,6 +103,8 @@ class Watch:
             yield _event(f"{rule.event}_end", message, time, labels, {"seconds": seconds})
 
 
+# The events whose time is kept, because another is told with how long ago it was.
+_SINCE = {rule.since for rule in CHANGES if rule.since}
 _CHANGES = {kind: [rule for rule in CHANGES if rule.kind is kind] for kind in {rule.kind for rule in CHANGES}}
 _EPISODES = {kind: [rule for rule in EPISODES if rule.kind is kind] for kind in {rule.kind for rule in EPISODES}}
 
@@ -86,10 +120,10 @@ def _reason(rule: Change, labels: dict[str, str], snapshot: Snapshot) -> str:
     return known[0].label("reason") if known else ""
 
 
-def _event(kind: str, message: str, time: float, labels: dict[str, str], detail: dict[str, float]) -> Event:
+def _event(kind: str, message: str, time: float, labels: dict[str, str], detail: Facts, advice: str = "") -> Event:
     gpu = labels.get("gpu_id", "")
     others = {name: value for name, value in labels.items() if not name.startswith("gpu_")}
-    facts = others | detail
+    facts = others | detail | ({"advice": advice} if advice else {})
     return Event(
         timestamp=time,
         kind=kind,

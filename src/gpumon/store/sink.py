@@ -18,6 +18,7 @@ from gpumon.log import Logger, Onsets
 from gpumon.store.buffer import Buffer
 from gpumon.store.database import NewerDatabaseError, connect
 from gpumon.store.events import Watch
+from gpumon.store.incident import Holders, nobody
 from gpumon.store.job import Job
 from gpumon.store.schema import STORED
 from gpumon.store.upkeep import Upkeep
@@ -34,10 +35,17 @@ class Store:
     """Keeps history. `start`, then `offer` snapshots and `append` records; `stop` writes what still waits.
 
     Nothing here waits for the disk but the store's own thread. While the disk fails, ticks wait in memory.
+    `holders` gives who is on a GPU, to be told with what happens to it.
     """
 
     def __init__(
-        self, job: Job, *, clock: Callable[[], float] = time.time, buffer: Buffer | None = None, logger: Logger = None
+        self,
+        job: Job,
+        *,
+        clock: Callable[[], float] = time.time,
+        buffer: Buffer | None = None,
+        logger: Logger = None,
+        holders: Holders = nobody,
     ) -> None:
         self.volume = Volume(job.database)
         self.upkeep = Upkeep(job, self.append, wall=clock, logger=logger)
@@ -47,7 +55,7 @@ class Store:
         self._buffer = Buffer() if buffer is None else buffer
         self._batch: list[bytes] = []
         self._packer = Packer()
-        self._watch = Watch()
+        self._watch = Watch(holders)
         self._connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._news = threading.Event()
@@ -89,7 +97,7 @@ class Store:
         """Take records. Never waits."""
         if not records:
             return
-        self._buffer.add(pack_records(records))
+        self._buffer.add(pack_records([*records, *self._watch.follow(records)]))
         self._news.set()
 
     def stop(self, timeout: float = 5.0) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gpumon.catalog.events import ENDED_AFTER_FAULT
+from gpumon.store.incident import AFTERWARDS_SECONDS, ENDED_SECONDS
 from gpumon.web.api.endpoints import ENDPOINTS, Endpoint
 from gpumon.web.api.guard import SHORTEST_TOKEN
 from gpumon.web.api.openapi import ANSWERS, openapi
@@ -93,6 +95,19 @@ A reader that is slow gets the newest snapshot and misses those before it.
 When sampling stops, one more event says so by `stale`.
 A comment comes every {ALIVE_SECS:.0f} s when nothing else does.
 A proxy in between must not buffer; nginx is told so by a header.
+
+## Why a job died
+
+`/api/events` tells a fault so that someone who comes an hour later understands it:
+
+- `message`: what happened, what the GPU did before, and who was on it, as in
+  `XID 79 on GPU 3: GPU has fallen off the bus; 2 s before 97 % busy, 71.2 GB of memory in use, 64 °C, 655 W; on it python (pid 4711, pod ml/train-0)`;
+- `advice`: what to do about it; for XIDs from what NVIDIA publishes about them;
+- `detail`: the same as numbers: `meaning`, `readings_before` by column and how old they were, `processes` with pod, container and job.
+  A process that had left up to {ENDED_SECONDS:.0f} s before is among them, with `ended_seconds_before`, because XIDs are told some seconds late.
+
+A process that ends within {AFTERWARDS_SECONDS:.0f} s after a fault of its GPU is an event of its own, `{ENDED_AFTER_FAULT}`, that names both.
+That the one is why of the other is likely, not certain.
 """
 
 
