@@ -253,6 +253,12 @@ class Telemetry:
         "Everything else about the way there is said by the other OTEL_EXPORTER_OTLP_ variables.",
     )
     otlp_interval_secs: float = option(10.0, "Seconds between two exports by OTLP.", minimum=1, maximum=3600)
+    otlp_names: str = option(
+        "conventions",
+        'Names and attributes sent by OTLP: OpenTelemetry\'s conventions where they have the thing, or "prometheus" for those '
+        "of /metrics, which its dashboards and rules need.",
+        choices=("conventions", "prometheus"),
+    )
     otlp_traces: bool = option(False, "Send spans of gpumon's own work by OTLP as well.")
 
 

@@ -54,6 +54,18 @@ def text(value: Any) -> str:
     return str(getattr(value, value.WhichOneof("value")))
 
 
+# Unit suffixes of a collector's Prometheus exporter, for the units that gpumon sends.
+SUFFIXES = {"By": "bytes", "Cel": "celsius", "s": "seconds", "Hz": "hertz", "W": "watts", "J": "joules", "%": "percent"}
+
+
+def prometheus_name(metric: Any) -> str:
+    """Give the name that a collector's Prometheus exporter makes of a metric: words, unit, ratio, total."""
+    form = metric.WhichOneof("data")
+    ratio = "ratio" if metric.unit == "1" and form == "gauge" else ""
+    total = "total" if form == "sum" and metric.sum.is_monotonic else ""
+    return "_".join(filter(None, (metric.name.replace(".", "_"), SUFFIXES.get(metric.unit, ""), ratio, total)))
+
+
 def attributes(entity: Entity, reading: Reading, key: tuple[str, ...] = ()) -> dict[str, str]:
     """Give the attributes of one value or histogram as text, put together from the catalogue's rows; none is empty."""
     found = {

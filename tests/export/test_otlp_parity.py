@@ -121,6 +121,23 @@ def test_a_model_servers_own_histograms_are_in_both_outputs(path: Path) -> None:
     assert_alike(Snapshot(made.START, 1.0, 1, entities))
 
 
+def test_prometheus_names_are_those_of_metrics() -> None:
+    """With `own`, each point has the labels of its sample, its value, and a name of which unit and type make the metric's."""
+    snapshot = made.snapshot(7)
+    batch = Encoder(sender({}, ""), made.START, own=True).encode(snapshot)
+    page = scraped(snapshot)
+    for body in batch.bodies:
+        for metric in ExportMetricsServiceRequest.FromString(body).resource_metrics[0].scope_metrics[0].metrics:
+            name = made.prometheus_name(metric)
+            for point in getattr(metric, str(metric.WhichOneof("data"))).data_points:
+                series = name, _labels({pair.key: made.text(pair.value) for pair in point.attributes})
+                if metric.WhichOneof("data") == "histogram":
+                    assert taken_from(page, series) == _spread(point)
+                else:
+                    assert page.pop(series) == point.as_double
+    assert page == {}
+
+
 def test_what_is_gone_is_in_neither_output() -> None:
     """The second snapshot has only what it has: nothing of the first remains."""
     whole = made.snapshot(1)

@@ -47,6 +47,7 @@ from gpumon.catalog.model import (
     Since,
     Snapshot,
     Source,
+    own_names,
 )
 from gpumon.catalog.process import (
     ATTRIBUTION,
@@ -150,4 +151,5 @@ __all__ = [
     "Since",
     "Snapshot",
     "Source",
+    "own_names",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import inf
 
@@ -303,6 +303,26 @@ class EntityKind:
         if reading.otel is not None:
             return reading.otel.name
         return ".".join(("gpumon", *f"{self.prefix or ''}_{reading.stem}".strip("_").split("_")))
+
+
+def own_names(kind: EntityKind) -> EntityKind:
+    """Give the kind as if OpenTelemetry had no conventions: its names and attributes are the metrics' and labels' own.
+
+    A collector's Prometheus exporter makes of them what /metrics has.
+    """
+
+    def own(reading: Reading) -> Reading:
+        stem = kind.metric(replace(reading, name=reading.stem))
+        return replace(reading, otel=Otel(stem.replace("_", ".")))
+
+    return EntityKind(
+        kind.name,
+        kind.help,
+        labels=tuple(replace(label, otel=None, otel_form=None) for label in kind.labels),
+        readings=tuple(map(own, kind.readings)),
+        histograms=tuple(map(own, kind.histograms)),
+        prefix=kind.prefix,
+    )
 
 
 def _columns(readings: tuple[Reading, ...]) -> Iterator[Column]:

@@ -109,7 +109,8 @@ def start(
     from gpumon.export import otlp_metrics, otlp_signal, otlp_spans
 
     sender = otlp_signal.sender(attributes, version)
-    encoder = otlp_metrics.Encoder(sender, started, delta=differences)
+    own = telemetry.otlp_names == "prometheus"
+    encoder = otlp_metrics.Encoder(sender, started, delta=differences, own=own)
     stale_secs = STALE_TICKS * settings.service.poll_interval_secs
     collect: dict[str, Collect] = {"metrics": otlp_metrics.newest(latest, encoder, stale_secs)}
     if isinstance(recorder, Recorder):

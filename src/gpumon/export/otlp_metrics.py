@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from gpumon.catalog import HOST, Entity, EntityKind, Histogram, Since, Snapshot
+from gpumon.catalog import HOST, Entity, EntityKind, Histogram, Since, Snapshot, own_names
 from gpumon.export.exposition import DOWN
 from gpumon.export.otlp_count import Count, Value
 from gpumon.export.otlp_flow import Batch, Collect
@@ -30,13 +30,15 @@ Key = tuple[EntityKind, tuple[str, ...]]
 class Encoder:
     """Turns snapshots into requests. Keeps one `Series` per entity of the newest snapshot, and some of those gone.
 
-    `started` is the Unix time from which gpumon's own counters count; `delta` sends counters and histograms as differences.
+    `started` is the Unix time from which gpumon's own counters count; `delta` sends counters and histograms as differences;
+    `own` sends the metrics' and labels' own names instead of those of OpenTelemetry's conventions.
     """
 
-    def __init__(self, sender: Sender, started: float, *, delta: bool = False) -> None:
+    def __init__(self, sender: Sender, started: float, *, delta: bool = False, own: bool = False) -> None:
         self._sender = sender
         self._started = _nanoseconds(started)
         self._delta = delta
+        self._own = own
         self._rows: dict[EntityKind, Rows] = {}
         self._series: dict[Key, Series] = {}
         self._gone: dict[Key, Series] = {}
@@ -52,11 +54,11 @@ class Encoder:
             key = (entity.kind, entity.labels)
             if key in newest:
                 continue  # as /metrics has it: of entities with equal labels the first is meant
-            known = self._series if key in self._series else self._gone
-            series = newest[key] = known.pop(key) if key in known else Series(entity)
             rows = self._rows.get(entity.kind)
             if rows is None:
-                rows = self._rows[entity.kind] = rows_of(entity.kind)
+                rows = self._rows[entity.kind] = rows_of(own_names(entity.kind) if self._own else entity.kind)
+            known = self._series if key in self._series else self._gone
+            series = newest[key] = known.pop(key) if key in known else Series(entity, rows.labels)
             for row in rows.numbers:
                 value = entity.values[row.index]
                 if value is None or not -inf < value < inf:  # what is not finite was no reading

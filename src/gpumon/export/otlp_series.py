@@ -9,7 +9,7 @@ from typing import Generic
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, NumberDataPoint
 
-from gpumon.catalog import Column, Entity, EntityKind, Histogram, Since
+from gpumon.catalog import Column, Entity, EntityKind, Histogram, Label, Since
 from gpumon.export.otlp_count import HISTOGRAMS, NUMBERS, Arithmetic, Count, Value
 
 
@@ -53,6 +53,7 @@ class Row(Generic[Value]):
 class Rows:
     """A kind as the encoder needs it."""
 
+    labels: tuple[Label, ...]
     numbers: tuple[Row[float], ...]
     histograms: tuple[Row[Histogram], ...]
 
@@ -62,8 +63,8 @@ class Series:
 
     __slots__ = ("attributes", "counted_here", "counts", "histogram_attributes", "histograms")
 
-    def __init__(self, entity: Entity) -> None:
-        labels = tuple(zip(entity.kind.labels, entity.labels, strict=True))
+    def __init__(self, entity: Entity, names: tuple[Label, ...]) -> None:
+        labels = tuple(zip(names, entity.labels, strict=True))
         attributes = tuple(pair for label, value in labels for pair in label.attributes(value))
         self.attributes = encode_attributes(attributes, NumberDataPoint)
         self.histogram_attributes = encode_attributes(attributes, HistogramDataPoint) if entity.kind.histograms else b""
@@ -91,6 +92,7 @@ def _any(value: str | int) -> AnyValue:
 def rows_of(kind: EntityKind) -> Rows:
     """Give a kind's columns and histograms as the encoder needs them."""
     return Rows(
+        kind.labels,
         tuple(_number_row(kind, index, column) for index, column in enumerate(kind.columns)),
         tuple(_histogram_row(kind, index) for index in range(len(kind.histograms))),
     )
