@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +23,9 @@ SCRAPE_SECONDS = 1
 
 
 class Prometheus:
-    """Scrapes `targets`, addresses by the `instance` they get, once a second."""
+    """Scrapes once a second: `targets`, addresses by the `instance` they get, and `pushed`, which has labels of its own."""
 
-    def __init__(self, folder: Path, targets: Mapping[str, str], **job: Any) -> None:
+    def __init__(self, folder: Path, targets: Mapping[str, str], pushed: Sequence[str] = ()) -> None:
         if shutil.which("prometheus") is None:
             pytest.skip("NOT TESTED against a real Prometheus: there is no prometheus here (Debian's package has it)")
         self.port = daemon.free_port()
@@ -33,8 +33,13 @@ class Prometheus:
         static = [{"targets": [address], "labels": {"instance": name}} for name, address in targets.items()]
         configuration = {
             "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "scrape_timeout": f"{SCRAPE_SECONDS}s"},
-            "scrape_configs": [{"job_name": "gpumon", "static_configs": static, **job}],
+            "scrape_configs": [
+                {"job_name": "gpumon", "static_configs": static},
+                {"job_name": "collector", "honor_labels": True, "static_configs": [{"targets": list(pushed)}]},
+            ],
         }
+        self.pushed = bool(pushed)
+        self._targets = len(targets) + len(pushed)
         self._folder = folder
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
 
@@ -78,14 +83,14 @@ class Prometheus:
         """Give the values of a label, as Grafana's variables ask for them."""
         return list(self._ask(f"label/{label}/values", **{"match[]": selector}))
 
-    def until_scraped(self, times: int, targets: int) -> None:
-        """Wait until each of so many targets has been scraped so often."""
+    def until_scraped(self, times: int) -> None:
+        """Wait until each target has been scraped so often."""
 
         def scraped() -> bool:
             try:
-                series = self.instant(f'count_over_time(up{{job="gpumon"}}[5m]) >= {times}')
+                series = self.instant(f"count_over_time(up[5m]) >= {times}")
             except OSError:
                 return False  # it does not listen yet
-            return len(series) == targets
+            return len(series) == self._targets
 
         daemon.until(self.process, scraped, lambda: (self._folder / "prometheus.log").read_text(), times + 60)
