@@ -4,7 +4,7 @@ import { onColours } from "./colours.js";
 import { find, keep, make, mark, put, show } from "./dom.js";
 import { NONE, clock, gibibytes, ratio, shortName } from "./format.js";
 import { get } from "./link.js";
-import { LIVE_SECONDS, past } from "./live.js";
+import { LIVE_SECONDS, query } from "./live.js";
 import { markAt, marks } from "./marks.js";
 import { whyMissing } from "./node.js";
 import { stateOf } from "./overview.js";
@@ -66,9 +66,8 @@ export function detail(live, state, changed) {
     view.asked = asked;
     view.due = Infinity;
     mark(find("charts"), "aria-busy", "true");
-    const span = "hours" in asked ? { hours: asked.hours } : { start: new Date(1000 * asked.start).toISOString(), end: new Date(1000 * asked.end).toISOString() };
     try {
-      const [data, told] = await Promise.all([past(one.id, asked, POINTS), get("events", { ...span, gpu_id: one.id, limit: MARKS })]);
+      const [data, told] = await Promise.all([live.past(one.id, asked, POINTS), get("events", { ...query(asked), gpu_id: one.id, limit: MARKS })]);
       if (view.asked !== asked) return; // something else is wanted by now
       const end = asked.end ?? view.now;
       view.history = { id: one.id, data, marks: marks(told.events, one.id), window: [asked.start ?? end - 3600 * asked.hours, end] };

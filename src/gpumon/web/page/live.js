@@ -4,7 +4,11 @@ import { get } from "./link.js";
 import { COLUMNS } from "./readings.js";
 
 export const LIVE_SECONDS = 600;
-const SPARK = "utilization_gpu";
+// What a spark shows: utilisation; of a GPU in MIG mode, which has none, how busy its multiprocessors are.
+export const SPARK = [
+  { column: "utilization_gpu", top: 100 },
+  { column: "sm_active_ratio", top: 1 },
+];
 // A spark is some 250 dots wide.
 const SPARK_POINTS = 120;
 // More than this between two readings is a gap, in ticks.
@@ -56,38 +60,60 @@ export class Live {
     if (series.recalled || !this.stored) return false;
     series.recalled = true;
     try {
-      const chart = await get("chart", { gpu_id: id, hours: LIVE_SECONDS / 3600, columns: COLUMNS.join(","), points: LIVE_SECONDS / 2 });
-      const until = series.first ?? Infinity;
-      const many = chart.times.findIndex((time) => time >= until);
-      const keep = many < 0 ? chart.times.length : many;
-      const seen = series.times.findIndex((time) => time >= until);
-      series.times.splice(0, Math.max(seen, 0), ...chart.times.slice(0, keep));
-      for (const column of COLUMNS) {
-        const past = chart.series[column]?.average.slice(0, keep) ?? new Array(keep).fill(null);
-        series.columns[column].splice(0, Math.max(seen, 0), ...past);
-      }
+      const chart = await this.past(id, { hours: LIVE_SECONDS / 3600 }, LIVE_SECONDS / 2);
+      prepend(series, chart.times, (column) => chart.series[column]?.average);
     } catch {
       return false; // without the past, the live minutes fill by themselves
     }
     return true;
   }
 
-  /** Put the utilisation that the store knows before what was seen here, for all GPUs at once. */
+  /** Put what sparks show, as the store knows it, before what was seen here, for all GPUs at once. */
   async recallSparks() {
     if (!this.stored) return;
-    const past = await get("historical", { hours: LIVE_SECONDS / 3600, kind: "gpu", columns: SPARK, points: SPARK_POINTS });
+    const columns = SPARK.map(({ column }) => column).join(",");
+    const past = await get("historical", { hours: LIVE_SECONDS / 3600, kind: "gpu", columns, points: SPARK_POINTS });
     for (const { labels, points } of past.series) {
       const series = this.of(`${labels.gpu_id}`);
       if (series.recalled) continue;
-      const first = series.first ?? Infinity;
-      const before = points.filter((point) => unix(point.time) < first);
-      const seen = Math.max(0, series.times.findIndex((time) => time >= first));
-      series.times.splice(0, seen, ...before.map((point) => unix(point.time)));
-      for (const column of COLUMNS) {
-        series.columns[column].splice(0, seen, ...before.map((point) => point[column]?.average ?? null));
-      }
+      const times = points.map((point) => unix(point.time));
+      const values = Object.fromEntries(SPARK.map(({ column }) => [column, points.map((point) => point[column]?.average ?? null)]));
+      this.#open(times, Object.values(values), past.step_seconds);
+      prepend(series, times, (column) => values[column]);
     }
   }
+
+  /**
+   * Give a GPU's chart from the store: { times, series: { column: { average, minimum, maximum } }, step_seconds }.
+   * `range` has hours, or start and end as Unix seconds.
+   */
+  async past(id, range, points) {
+    const chart = await get("chart", { gpu_id: id, ...query(range), columns: COLUMNS.join(","), points });
+    this.#open(chart.times, Object.values(chart.series).flatMap(Object.values), chart.step_seconds);
+    return chart;
+  }
+
+  /** Put a gap into what has none where too much time has passed, so that no line is drawn over what nobody knows. */
+  #open(times, lines, step) {
+    const longest = 1.5 * step + GAP_TICKS * this.#interval;
+    for (let i = times.length - 1; i > 0; i--) {
+      if (times[i] - times[i - 1] <= longest) continue;
+      times.splice(i, 0, times[i - 1] + step);
+      for (const line of lines) line.splice(i, 0, null);
+    }
+  }
+}
+
+/** Give a span of time as the API takes it. */
+export const query = (range) => ("hours" in range ? { hours: range.hours } : { start: iso(range.start), end: iso(range.end) });
+
+/** Put the past before what was seen here, in place of any past that is there. */
+function prepend(series, times, valuesOf) {
+  const first = series.first ?? Infinity;
+  const many = times.filter((time) => time < first).length;
+  const old = Math.max(0, series.times.findIndex((time) => time >= first));
+  series.times.splice(0, old, ...times.slice(0, many));
+  for (const column of COLUMNS) series.columns[column].splice(0, old, ...(valuesOf(column)?.slice(0, many) ?? new Array(many).fill(null)));
 }
 
 const empty = () => ({ times: [], columns: Object.fromEntries(COLUMNS.map((column) => [column, []])), recalled: false });
@@ -103,10 +129,4 @@ function trim(series, oldest) {
   if (many <= 0) return;
   series.times.splice(0, many);
   for (const column of COLUMNS) series.columns[column].splice(0, many);
-}
-
-/** Give a GPU's chart from the store: { times, series: { column: { average, minimum, maximum } }, step_seconds }. */
-export function past(id, range, points) {
-  const span = "hours" in range ? { hours: range.hours } : { start: iso(range.start), end: iso(range.end) };
-  return get("chart", { gpu_id: id, ...span, columns: COLUMNS.join(","), points });
 }

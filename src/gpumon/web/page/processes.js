@@ -50,7 +50,8 @@ function processRow() {
   cells.name.scope = "row";
   const fill = make("span", { class: "fill" });
   const text = make("span");
-  cells.share.append(make("span", { class: "bar", "aria-hidden": "true" }, fill), text);
+  const bar = make("span", { class: "bar", "aria-hidden": "true" }, fill);
+  cells.share.append(bar, text);
   const element = make("tr", {}, ...COLUMNS.map((name) => cells[name]));
   element.update = (row) => {
     put(cells.gpu, `${row.gpu_id ?? NONE}${row.gpu_instance_id === undefined ? "" : `/${row.gpu_instance_id}`}`);
@@ -63,6 +64,7 @@ function processRow() {
     const share = row.sm_utilization_percent;
     put(text, percent(share));
     mark(cells.share, "title", share === undefined ? "The driver does not tell what each process does here." : null);
+    show(bar, share !== undefined);
     fill.style.transform = `scaleX(${Math.min((share ?? 0) / 100, 1).toFixed(3)})`;
     put(cells.memory, bytes(row.memory_used_bytes));
     mark(cells.memory, "title", row.memory_used_bytes === undefined ? "The driver does not tell what each process holds here." : null);

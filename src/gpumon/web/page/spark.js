@@ -1,5 +1,5 @@
 // A spark: the last minutes of utilisation as an area, without axes.
-import { LIVE_SECONDS } from "./live.js";
+import { LIVE_SECONDS, SPARK } from "./live.js";
 import { colour } from "./colours.js";
 
 /** Give a canvas whose `draw` shows a series of live minutes that end at `now`. */
@@ -23,9 +23,10 @@ export function spark(canvas) {
       if (width === 0) return; // not shown
       pen.setTransform(scale, 0, 0, scale, 0, 0);
       pen.clearRect(0, 0, width, height);
-      const values = series.columns.utilization_gpu;
+      const { column, top } = SPARK.find((each) => series.columns[each.column].some((value) => value !== null)) ?? SPARK[0];
+      const values = series.columns[column];
       const x = (i) => width * (1 - (now - series.times[i]) / LIVE_SECONDS);
-      const y = (value) => height - 1 - (value / 100) * (height - 3);
+      const y = (value) => height - 1 - (value / top) * (height - 3);
       pen.lineWidth = 1.25;
       pen.lineJoin = "round";
       pen.strokeStyle = colour("use");

@@ -1,6 +1,6 @@
 // How gpumon is, and how old what is shown is: in the header, and across the page when something is wrong.
 import { find, mark, put, show } from "./dom.js";
-import { clock, span } from "./format.js";
+import { clock, count, span } from "./format.js";
 
 // As many ticks gpumon itself waits before it calls a snapshot stale.
 const STALE_TICKS = 3;
@@ -24,8 +24,10 @@ export function status() {
     if (known.node === null) return ["waiting", "Connecting", "No readings have come yet."];
     const limit = STALE_TICKS * (known.info?.poll_interval_secs ?? 2);
     if (known.node.stale || age() > limit) return ["stale", `Stale: readings are ${span(age())} old`, "gpumon answers, but has taken no readings since."];
+    const down = known.node.gpus.filter((one) => !one.up).length;
+    if (down) return ["partly", `Live, ${count(down, "GPU")} down`, ""];
     const failing = known.node.sources.filter((source) => source.success === 0).map((source) => source.source);
-    if (failing.length) return ["partly", `Live, but not all of ${failing.join(" and ")}`, ""];
+    if (failing.length) return ["partly", `Live, but not all readings of ${failing.join(" and ")}`, ""];
     return ["live", "Live", ""];
   }
 
