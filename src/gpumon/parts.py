@@ -147,7 +147,7 @@ async def processes(daemon: Daemon) -> AsyncIterator[None]:
         api = ApiServer(kubernetes.node_name, wanted) if wanted else None
         if api is not None:
             stack.push_async_callback(api.close)
-        pods = Pods(kubernetes, daemon.logger, api)
+        pods = Pods(kubernetes, daemon.logger, api, in_kubernetes="KUBERNETES_SERVICE_HOST" in os.environ)
         asking = asyncio.create_task(pods.run())
         stack.callback(asking.cancel)
         simulated = daemon.opened_driver == "simulated"

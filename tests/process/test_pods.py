@@ -319,3 +319,16 @@ def test_outside_kubernetes_nothing_is_said_of_pods(tmp_path: Path) -> None:
     assert snapshot.of(POD_NAMES) == ()
     assert names(snapshot) == {("", "", ID[:12])}
     assert not [line for line in logs if "pod" in line["event"]]
+
+
+def test_a_pod_without_the_socket_says_that_it_names_none(tmp_path: Path) -> None:
+    """In Kubernetes a kubelet is to be expected, even where gpumon sees no process of a pod; once in the log."""
+    settings = Kubernetes(pod_resources_socket=str(tmp_path / "none"))
+    with capture_logs() as logs:
+        pods = Pods(settings, structlog.get_logger(), in_kubernetes=True)
+        asyncio.run(pods.ask())
+        asyncio.run(pods.ask())
+        (entity,) = pods.entities(())
+    assert (entity.kind, entity.values) == (POD_NAMES, (0,))
+    assert str(tmp_path / "none") in entity.labels[0]
+    assert [line["event"] for line in logs] == ["pods cannot be named"]

@@ -62,10 +62,10 @@ def facts(settings: Settings, proc: Path = PROC) -> Finding:
         return Finding(Status.FAIL, str(error).removesuffix("."), "correct processes.rules")
     own = f", {len(rules)} of the settings" if rules else ""
     hidden = " (cgroups from inside a private namespace)" if _has_hidden_cgroups(proc) else ""
-    if os.geteuid() == 0 or _effective_capabilities(proc) >> SYS_PTRACE & 1:
+    if _effective_capabilities(proc) >> SYS_PTRACE & 1:
         return Finding(Status.OK, f"all rules can be tried{own}{hidden}")
     found = f"libraries and ports of other users' processes cannot be read, so some rules cannot be tried{own}{hidden}"
-    return Finding(Status.INFO, found, "for these as well, run as root or with CAP_SYS_PTRACE")
+    return Finding(Status.INFO, found, "for these as well, run with CAP_SYS_PTRACE, which root has outside of containers")
 
 
 def _effective_capabilities(proc: Path) -> int:

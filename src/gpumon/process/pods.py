@@ -43,7 +43,14 @@ class Place:
 class Pods:
     """Who has which GPU. Asked by `run` beside the tick, used at the tick; belongs to the event loop."""
 
-    def __init__(self, settings: KubernetesSettings, logger: Logger, api: ApiServer | None = None) -> None:
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        logger: Logger,
+        api: ApiServer | None = None,
+        *,
+        in_kubernetes: bool = False,
+    ) -> None:
         self._settings = settings
         self._api = api
         self._facts: dict[str, PodFacts] = {}  # by UID, from the API server
@@ -51,7 +58,7 @@ class Pods:
         self._further = frozenset(name.strip() for name in settings.resource_names.split(",") if name.strip())
         self._allocations: tuple[Allocation, ...] = ()
         self._reason: str | None = None  # None: not asked yet; "": all is well
-        self._present = False  # a kubelet has answered, or a pod was seen
+        self._present = in_kubernetes  # gpumon is in a pod, a kubelet has answered, or a pod was seen
         self._names: dict[str, Name] = {}  # by UID; a pod keeps its name for life
         self._missing: dict[str, str] = {}  # by GPU: why a pod on it has no name
 
