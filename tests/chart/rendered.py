@@ -39,11 +39,12 @@ VALUE_SETS: dict[str, Values] = {
         },
     },
     "operators": {
+        "clusterName": "c1",
         "prometheus": {
             "monitor": "PodMonitor",
             "labels": {"release": "kube-prometheus-stack"},
             "rules": {"enabled": True},
-            "relabelings": [{"targetLabel": "cluster", "replacement": "c1"}],
+            "relabelings": [{"targetLabel": "rack", "replacement": "r1"}],
             "metricRelabelings": [{"action": "labeldrop", "regex": "vbios_version"}],
         },
         "dashboards": {"enabled": True, "namespace": "grafana", "annotations": {"grafana_folder": "GPUs"}},

@@ -58,7 +58,7 @@ def test_rules_may_be_written_as_a_list(tmp_path: Path) -> None:
     assert json.loads(settings.processes.rules) == rules
 
 
-@pytest.mark.parametrize("values", [one for name, one in VALUE_SETS.items() if name != "API"])
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
 def test_gpumon_takes_what_the_pod_is_given(values: Values, tmp_path: Path) -> None:
     """Every variable of the pod that begins with GPUMON_ is a setting, and the data folder is the mounted one."""
     made = objects(values)
@@ -72,6 +72,12 @@ def test_gpumon_takes_what_the_pod_is_given(values: Values, tmp_path: Path) -> N
         assert settings.processes.proc_root == mounts["proc"]
     ports = {port["name"]: port["containerPort"] for port in pod(made)["containers"][0].get("ports", ())}
     assert ports.get("metrics") == (settings.telemetry.metrics_port if settings.telemetry.enable_prometheus else None)
+    assert ports.get("api") == (None if settings.api.address == "127.0.0.1" else settings.api.port)
+    assert bool(settings.api.token_file) == ("api" in ports)
+
+
+# What has another default in a pod: the image's folder, and a name that is only asked for.
+NOT_REPEATED = {("service", "data_dir"), ("storage", "cluster_name")}
 
 
 def test_the_templates_know_the_settings_defaults() -> None:
@@ -79,7 +85,7 @@ def test_the_templates_know_the_settings_defaults() -> None:
     repeated = re.findall(r'"gpumon\.setting" \(list "(\w+)" "(\w+)" ("[^"]*"|\S+) ', "\n".join(TEMPLATES.values()))
     assert len(repeated) > 5
     for section, key, default in repeated:
-        if section == "api" or f"{section}.{key}" in ("service.data_dir", "storage.cluster_name"):
+        if (section, key) in NOT_REPEATED:
             continue
         assert json.loads(default) == Settings()[f"{section}.{key}"]
 

@@ -35,6 +35,16 @@ What follows from several values together; "" in a value means: as the security 
 {{- include "gpumon.setting" (list "api" "port" 8010 .) }}
 {{- end }}
 
+{{/* The ports that others in the cluster reach, by name, as YAML. */}}
+{{- define "gpumon.ports" -}}
+{{- if include "gpumon.servesMetrics" . }}
+metrics: {{ include "gpumon.metricsPort" . }}
+{{- end }}
+{{- if .Values.api.expose }}
+api: {{ include "gpumon.apiPort" . }}
+{{- end }}
+{{- end }}
+
 {{/* Names by which the API may be asked: the Service's, and what the settings add. */}}
 {{- define "gpumon.apiHosts" -}}
 {{- $name := include "gpumon.fullname" . }}
@@ -71,6 +81,9 @@ What follows from several values together; "" in a value means: as the security 
 {{- end }}
 {{- if and .Values.api.expose (not .Values.api.tokenSecret.name) }}
 {{- fail "api.expose is true, so api.tokenSecret.name must name a Secret with the token that readers of the API send" }}
+{{- end }}
+{{- if and .Values.api.expose (ne (include "gpumon.setting" (list "api" "enabled" true .)) "true") }}
+{{- fail "api.expose is true, but config.api.enabled is false, so there is no API" }}
 {{- end }}
 {{- if and (ne .Values.prometheus.monitor "none") (not (include "gpumon.servesMetrics" .)) }}
 {{- fail (printf "prometheus.monitor is %s, but config.telemetry.enable_prometheus is false, so there is nothing to scrape" .Values.prometheus.monitor) }}
