@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumon.gpu import xid_codes
+from gpumon.catalog import xids as xid_codes
 from rules.model import Alert, Example, Group
 
 GPU = {"gpu_id": "0"}

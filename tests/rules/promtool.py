@@ -7,12 +7,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from rules.generate import annotations
 from rules.model import Alert, Phase, Recording
 from rules.names import MATCHER, REFERENCE, promql, reading

@@ -8,16 +8,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import promql_parser
 import pytest
 import yaml
-
-from gpumon.catalog import KINDS
-from rules import generate
-from rules.generate import ALERTS, FOLDER, GROUPS
-from rules.names import UnknownNameError, promql
+from rules.generate import ALERTS, FOLDER
 from rules.recording import RECORDINGS
 from tests.rules import promtool
+
+from rules import generate
 
 ROOT = FOLDER.parent
 SEVERITIES = ("critical", "warning", "info")

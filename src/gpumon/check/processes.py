@@ -65,7 +65,9 @@ def facts(settings: Settings, proc: Path = PROC) -> Finding:
     if _effective_capabilities(proc) >> SYS_PTRACE & 1:
         return Finding(Status.OK, f"all rules can be tried{own}{hidden}")
     found = f"libraries and ports of other users' processes cannot be read, so some rules cannot be tried{own}{hidden}"
-    return Finding(Status.INFO, found, "for these as well, run with CAP_SYS_PTRACE, which root has outside of containers")
+    return Finding(
+        Status.INFO, found, "for these as well, run with CAP_SYS_PTRACE, which root has outside of containers"
+    )
 
 
 def _effective_capabilities(proc: Path) -> int:
