@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := src
 
-.PHONY: run test slow e2e lint types docs docs-check dashboards dashboards-check golden bench lock clean
+.PHONY: run test slow e2e lint types docs docs-check rules dashboards dashboards-check golden bench lock clean
 .DEFAULT_GOAL := run
 
 # pip retries by itself; the stamp is written only when everything is in place.
@@ -42,6 +42,10 @@ docs: $(VENV)/dev.stamp  ## write the generated files anew
 
 docs-check: $(VENV)/dev.stamp  ## fail when a generated file is stale
 	$(BIN)/python -m gpumon docs --check
+	PYTHONPATH=src:. $(BIN)/python -m rules.generate --check
+
+rules: $(VENV)/dev.stamp  ## write the Prometheus rules anew
+	PYTHONPATH=src:. $(BIN)/python -m rules.generate
 
 dashboards: $(VENV)/dev.stamp  ## write Grafana's dashboards anew
 	PYTHONPATH=src:grafana-dashboards $(BIN)/python -W ignore -m generate

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from gpumon.catalog import xids as xid_codes
+from gpumon.catalog import xids
 from rules.model import Alert, Example, Group
 
 GPU = {"gpu_id": "0"}
 # Join series of one GPU that have different labels otherwise.
 SAME_GPU = "(job, instance, gpu_uuid)"
 
-_AT_LEISURE = (xid_codes.WATCH, xid_codes.AT_NEXT_RESET)
-_BY_APPLICATION = (xid_codes.RESTART_APPLICATION, xid_codes.CHECK_APPLICATION, xid_codes.FOLLOW_OTHER)
+_AT_LEISURE = (xids.WATCH, xids.AT_NEXT_RESET)
+_BY_APPLICATION = (xids.RESTART_APPLICATION, xids.CHECK_APPLICATION, xids.FOLLOW_OTHER)
 # 94 costs one application, but the fault was the memory's; 154 says that the driver's advice changed, which has an
 # alert of its own.
-XID_WARNING = {94, 154} | {code for code, xid in xid_codes.XIDS.items() if xid.advice in _AT_LEISURE}
-XID_APPLICATION = {code for code, xid in xid_codes.XIDS.items() if xid.advice in _BY_APPLICATION} - XID_WARNING
+XID_WARNING = {94, 154} | {code for code, xid in xids.XIDS.items() if xid.advice in _AT_LEISURE}
+XID_APPLICATION = {code for code, xid in xids.XIDS.items() if xid.advice in _BY_APPLICATION} - XID_WARNING
 
 
 def _codes(codes: set[int]) -> str:

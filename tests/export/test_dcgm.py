@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 from structlog.testing import capture_logs
 from tests.node import Node
+from tests.web.serving import ask, settings
 
 from gpumon.catalog import GPU, GPU_POD, GPU_XID, KINDS, MIG, NVLINK, Entity, EntityKind, Snapshot
 from gpumon.catalog.dcgm import FAMILIES, FORMS, NOT_GIVEN, XID, table
@@ -24,6 +27,7 @@ from gpumon.export.dcgm import Dcgm
 from gpumon.export.exposition import Exposition
 from gpumon.export.prometheus import Form, Renderer
 from gpumon.hub import Hub
+from gpumon.web.metrics import MetricsServer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dcgm"
 # One that has everything, one that has little, one that is partitioned.
@@ -328,6 +332,32 @@ def test_the_page_has_both_names_renders_once_and_withholds_what_is_old() -> Non
     assert found["gpumon_gpu_temperature_celsius"][0].value == found["DCGM_FI_DEV_GPU_TEMP"][0].value == 40.0
     now[0] = 7.0
     assert "DCGM" not in exposition.page(Form.TEXT, gzip=False).decode()
+
+
+@pytest.mark.parametrize(("node_name", "environment", "expected"), [("a", "b", "a"), ("", "b", "b"), ("", "", None)])
+def test_the_setting_puts_it_on_the_metrics_port(
+    node_name: str, environment: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the node's name as dcgm-exporter has it: what the pod was told, else the host's."""
+    monkeypatch.setenv("NODE_NAME", environment)
+    defaults = settings()
+    telemetry = replace(defaults.telemetry, dcgm_compat="4.9")
+    kubernetes = replace(defaults.kubernetes, node_name=node_name)
+    hub = Hub()
+    hub.publish(of(0, gpu(GPU, temperature=40.0)))
+
+    async def scenario() -> bytes:
+        server = MetricsServer(
+            replace(defaults, telemetry=telemetry, kubernetes=kubernetes), hub, alive=lambda: None, clock=lambda: 1.0
+        )
+        await server.start()
+        try:
+            return (await ask(server.port)).body
+        finally:
+            await server.stop()
+
+    (sample,) = samples(asyncio.run(scenario()).decode())["DCGM_FI_DEV_GPU_TEMP_CELSIUS"]
+    assert sample.labels["hostname"] == (expected or socket.gethostname())
 
 
 def test_nothing_of_it_is_loaded_or_sent_when_it_is_off() -> None:
