@@ -173,6 +173,18 @@ DAEMON = Group(
                 steps=(10, 20, 20),
                 step_minutes=5,
             ),
+            more=(
+                Example(
+                    series={
+                        "<storage.volume_free_bytes>": (29e9, "-0.05e9", 29e9),
+                        "<storage.volume_size_bytes>": 100e9,
+                        '<storage.volume_free_bytes instance="big">': (80e9, "-0.05e9", 80e9),
+                        '<storage.volume_size_bytes instance="big">': 100e9,
+                    },
+                    steps=(80, 60, 80),
+                    step_minutes=5,
+                ),
+            ),
         ),
         Alert(
             name="archive_failing",

@@ -58,11 +58,11 @@ def _alert(alert: Alert) -> Iterator[str]:
     yield "  labels:"
     yield f"    severity: {alert.severity}"
     yield "  annotations:"
-    for name, text in annotations(alert).items():
+    for name, text in told(alert).items():
         yield f"    {name}: {json.dumps(text, ensure_ascii=False)}"
 
 
-def annotations(alert: Alert) -> dict[str, str]:
+def told(alert: Alert) -> dict[str, str]:
     """Give the annotations of an alert, as templates."""
     return {
         "summary": template(alert.summary, alert.shown),

@@ -67,6 +67,16 @@ HEAT = Group(
                 labels=GPU,
                 value="1",
             ),
+            more=(
+                Example(
+                    series={
+                        '<gpu.temperature_threshold_celsius threshold="slowdown">': 90,
+                        "<gpu.temperature_celsius>": (60, 89, 60),
+                    },
+                    labels=GPU,
+                    value="1",
+                ),
+            ),
         ),
         Alert(
             name="gpu_memory_temperature",

@@ -29,6 +29,8 @@ class Example:
 class Alert:
     """One alert. `why` says where its threshold and its duration come from; `name` is also its section of the runbooks.
 
+    `more` are examples of further ways to it.
+
     In `summary` and `description` `{x}` is the label x; `{value}` in a description is the value as `shown` prints it.
     """
 
@@ -41,6 +43,7 @@ class Alert:
     shown: str = "humanize"
     why: str
     example: Example
+    more: tuple[Example, ...] = ()
 
     @property
     def alert(self) -> str:

@@ -7,7 +7,7 @@ Everything above a node keeps the label `cluster`, where Prometheus adds one.
 from __future__ import annotations
 
 from rules.device import SAME_GPU
-from rules.model import Recording
+from rules.model import Phase, Recording
 
 # Seconds between two evaluations; sums over time rest on it.
 INTERVAL_SECONDS = 60
@@ -23,11 +23,11 @@ GPU_0 = {"gpu_id": "0", "gpu_name": "H100", "gpu_uuid": "GPU-0", **AT}
 GPU_1 = {"gpu_id": "1", "gpu_name": "H100", "gpu_uuid": "GPU-1", **AT}
 
 # Half of the time for one GPU, none for the other.
-_TWO_BUSY = {
+_TWO_BUSY: dict[str, Phase] = {
     '<gpu.busy_seconds_total method="samples">': "+30",
     '<gpu.busy_seconds_total gpu_id="1",method="polled">': "+0",
 }
-_TWO_GIVEN = {
+_TWO_GIVEN: dict[str, Phase] = {
     f'<gpu_pod.pod_info {_POD},device="GPU-0">': 1,
     f'<gpu_pod.pod_info gpu_id="1",{_POD},device="GPU-1::0">': 1,
     f'<gpu_pod.pod_info gpu_id="1",{_POD},device="GPU-1::1">': 1,

@@ -8,6 +8,10 @@ from rules.model import Alert, Example, Group
 POD = {"namespace": "team", "pod": "notebook-0", "container": "main", "resource": "nvidia.com/gpu"}
 _POD = ",".join(f'{name}="{value}"' for name, value in POD.items())
 
+# Where GPU and system share their memory, what is in use is mostly the system's.
+NOT_UNIFIED = f'unless on {SAME_GPU} <gpu_info.info memory_kind="unified">'
+_UNIFIED = '<gpu_info.info gpu_id="3",memory_kind="unified">'
+
 WORK = Group(
     "gpumon-work",
     (
@@ -40,7 +44,8 @@ WORK = Group(
             name="gpu_memory_held",
             severity="info",
             expr="<gpu.memory_used_bytes> / <gpu.memory_total_bytes> > 0.5 "
-            f"and on {SAME_GPU} sum without (method) (rate(<gpu.busy_seconds_total>[6h])) < 0.05",
+            f"and on {SAME_GPU} sum without (method) (rate(<gpu.busy_seconds_total>[6h])) < 0.05 "
+            f"{NOT_UNIFIED}",
             lasts="30m",
             summary="The memory of GPU {gpu_id} of {instance} is held and hardly used",
             description="{value} of the memory of GPU {gpu_id} ({gpu_uuid}) is taken, "
@@ -56,6 +61,10 @@ WORK = Group(
                     '<gpu.memory_used_bytes gpu_id="1">': 30e9,
                     '<gpu.memory_total_bytes gpu_id="1">': 80e9,
                     '<gpu.busy_seconds_total gpu_id="1",method="samples">': 0,
+                    '<gpu.memory_used_bytes gpu_id="3">': 60e9,
+                    '<gpu.memory_total_bytes gpu_id="3">': 80e9,
+                    '<gpu.busy_seconds_total gpu_id="3",method="samples">': 0,
+                    _UNIFIED: 1,
                 },
                 labels=GPU,
                 value="75%",
@@ -66,7 +75,8 @@ WORK = Group(
         Alert(
             name="gpu_memory_unattributed",
             severity="warning",
-            expr=f'<workload.memory_used_bytes category="idle"> / on {SAME_GPU} group_left () <gpu.memory_total_bytes> > 0.2',
+            expr=f'<workload.memory_used_bytes category="idle"> / on {SAME_GPU} group_left () <gpu.memory_total_bytes> > 0.2 '
+            f'{NOT_UNIFIED} unless on (job, instance) <process_attribution.attribution mode="none">',
             lasts="15m",
             summary="Memory of GPU {gpu_id} of {instance} is in use, and no process holds it",
             description="{value} of the memory of GPU {gpu_id} ({gpu_uuid}) belongs to no process that gpumon sees: "
@@ -80,6 +90,12 @@ WORK = Group(
                     "<gpu.memory_total_bytes>": 80e9,
                     '<workload.memory_used_bytes gpu_id="1",category="idle">': 8e9,
                     '<gpu.memory_total_bytes gpu_id="1">': 80e9,
+                    '<workload.memory_used_bytes gpu_id="3",category="idle">': 60e9,
+                    '<gpu.memory_total_bytes gpu_id="3">': 80e9,
+                    _UNIFIED: 1,
+                    '<workload.memory_used_bytes instance="blind",category="idle">': 60e9,
+                    '<gpu.memory_total_bytes instance="blind">': 80e9,
+                    '<process_attribution.attribution instance="blind",mode="none">': 1,
                 },
                 labels={"gpu_id": "0", "gpu_uuid": "GPU-0", "category": "idle"},
                 value="50%",

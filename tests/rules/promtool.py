@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rules.generate import annotations
-from rules.model import Alert, Phase, Recording
+from rules.generate import told
+from rules.model import Alert, Example, Phase, Recording
 from rules.names import MATCHER, REFERENCE, promql, reading
 
 PLACE = {"job": "gpumon", "instance": "node:9090"}
@@ -51,7 +51,7 @@ def values(phases: Iterable[Phase], steps: Iterable[int]) -> str:
             words.append(f"stale _x{count - 1}")
         elif isinstance(phase, str):
             growth = float(phase)
-            words.append(f"{last + growth:.10g}+{growth:.10g}x{count - 1}")
+            words.append(f"{last + growth:.10g}{growth:+.10g}x{count - 1}")
             last += growth * count
         else:
             words.append(f"{phase:.10g}x{count - 1}")
@@ -59,9 +59,8 @@ def values(phases: Iterable[Phase], steps: Iterable[int]) -> str:
     return " ".join(words)
 
 
-def alert_test(alert: Alert, rule_file: str) -> Document:
-    """Give the unit test of one alert: quiet, not before its time, firing, and quiet again."""
-    example = alert.example
+def alert_test(alert: Alert, example: Example, rule_file: str) -> Document:
+    """Give the unit test of an example of one alert: quiet, not before its time, firing, and quiet again."""
     quiet, bad, good = example.steps
     inputs = [
         {
@@ -71,10 +70,10 @@ def alert_test(alert: Alert, rule_file: str) -> Document:
         for name, phases in example.series.items()
     ]
     labels = PLACE | gpu(example.labels) | {"severity": alert.severity}
-    told = {name: _filled(text, labels, example.value) for name, text in annotations(alert).items()}
+    words = {name: _filled(text, labels, example.value) for name, text in told(alert).items()}
     times = {
         quiet - 1: [],
-        quiet + bad - 1: [{"exp_labels": labels, "exp_annotations": told}],
+        quiet + bad - 1: [{"exp_labels": labels, "exp_annotations": words}],
         quiet + bad + good - 1: [],
     }
     if alert.lasts:
