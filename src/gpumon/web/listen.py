@@ -196,6 +196,7 @@ class Listener:
         for task in self._greetings:
             task.cancel()
         await asyncio.gather(*self._greetings, return_exceptions=True)
+        self._server.pre_shutdown()  # closes those that idle, which would be waited for
         await self._server.shutdown(timeout=1.0)
         for connection in self.connections:
             connection.drop()

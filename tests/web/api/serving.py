@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -18,7 +19,6 @@ from gpumon.catalog.records import Event, LlmSession, ProcessEvent
 from gpumon.hub import Hub
 from gpumon.settings import Api, Settings
 from gpumon.store.database import connect
-from gpumon.store.schema import DAY
 from gpumon.store.writer import Writer, pack, pack_records
 from gpumon.web.api.server import ApiServer
 
@@ -80,9 +80,6 @@ def serving_apart(data_dir: Path | None = None, **api: Any) -> Iterator[str]:
 def filled(snapshot: Snapshot | None = None) -> Hub:
     """Give a hub with a snapshot of this moment."""
     hub = Hub()
-    # A loop's clock is the monotonic one.
-    import time
-
     hub.latest = replace(snapshot or node(gpus=2, links=2), monotonic=time.monotonic())
     return hub
 
@@ -105,16 +102,13 @@ def history(folder: Path) -> Path:
 def records() -> Iterator[Event | LlmSession | ProcessEvent]:
     """Give ten records of each kind, one every 500 s."""
     for i in range(10):
-        time = START + 500.0 * i
+        moment = START + 500.0 * i
         yield Event(
-            timestamp=time,
+            timestamp=moment,
             kind="xid" if i % 2 else "device_lost",
             message=f"event {i}",
             gpu_id=i % 3 % 2,
             detail='{"xid": "79", "advice": "Restart the node."}' if i % 2 else None,
         )
-        yield LlmSession(started_at=time, model="llama3.1:8b" if i % 2 else "qwen3", total_tokens=i)
-        yield ProcessEvent(timestamp=time, event="start", pid=100 + i, category="ml_training", gpu_id=0)
-
-
-LATER = NOW + DAY
+        yield LlmSession(started_at=moment, model="llama3.1:8b" if i % 2 else "qwen3", total_tokens=i)
+        yield ProcessEvent(timestamp=moment, event="start", pid=100 + i, category="ml_training", gpu_id=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -157,20 +157,16 @@ def parameters(query: type) -> tuple[Parameter, ...]:
     return tuple(Parameter(name=each.name, default=each.default, **each.metadata) for each in fields(query))
 
 
-def read(query: type[Q], given: Mapping[str, str], names: list[str]) -> Q:
-    """Give the query that was sent; `names` are the parameters as they came, so that repetitions show.
-
-    BadRequestError names the first that is wrong.
-    """
+def read(query: type[Q], given: Iterable[tuple[str, str]]) -> Q:
+    """Give the query that was sent as these names and texts; BadRequestError says what is wrong with the first that is."""
     known = {each.name: each for each in parameters(query)}
-    values = {}
-    for name in names:
+    values: dict[str, object] = {}
+    for name, text in given:
         if name not in known:
             there = f"allowed are {', '.join(known)}" if known else "none is allowed here"
             raise BadRequestError(f"{_shown(name)} is no parameter: {there}")
         if name in values:
             raise BadRequestError(f"{name} is given twice: allowed is once")
-        text = given[name]
         try:
             if len(text) > LONGEST_TEXT:
                 raise ValueError(text)

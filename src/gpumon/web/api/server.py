@@ -90,6 +90,16 @@ class ApiServer:
         """Give how many read the stream."""
         return self._stream.readers
 
+    @property
+    def renders(self) -> int:
+        """Give how many snapshots were rendered so far."""
+        return self._snapshots.renders
+
+    @classmethod
+    def answered(cls) -> tuple[str, ...]:
+        """Give the paths that have a function here."""
+        return tuple(cls._ask)
+
     async def start(self) -> None:
         """Listen; SettingsError says in one sentence why that does not work."""
         settings = self._settings
@@ -133,7 +143,7 @@ class ApiServer:
     async def _answer(self, request: BaseRequest, endpoint: Endpoint, headers: dict[str, str]) -> StreamResponse:
         given = request.query
         try:
-            query: Any = read(endpoint.query, given, list(given.keys()))
+            query: Any = read(endpoint.query, list(given.items()))
             if endpoint.path == "/api/stream":
                 return await self._stream.serve(request, headers)
             content = await self._ask[endpoint.path](self, request, query)
