@@ -77,7 +77,9 @@ class Gpumon:
 
     def values(self, name: str) -> dict[str, float]:
         """Give a metric's values by `gpu_id`, of those that have no labels but the GPU's."""
-        found = re.findall(rf'^{name}{{gpu_id="(\d+)",gpu_name="[^"]*",gpu_uuid="[^"]*"}} (\S+)$', self.metrics(), re.M)
+        found = re.findall(
+            rf'^{name}{{gpu_id="(\d+)",gpu_name="[^"]*",gpu_uuid="[^"]*"}} (\S+)$', self.metrics(), re.MULTILINE
+        )
         return {gpu: float(value) for gpu, value in found}
 
 

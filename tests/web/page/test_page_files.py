@@ -32,7 +32,9 @@ def test_nothing_is_inline_and_nothing_is_elsewhere() -> None:
     """The policy allows neither, so the page must not try."""
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", INDEX)
     for file in OWN:
-        found = re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"^\s*//.*$|\s// .*$", "", file.read_text(), flags=re.M))
+        found = re.findall(
+            r"(?:https?:)?//[\w.]+", re.sub(r"^\s*//.*$|\s// .*$", "", file.read_text(), flags=re.MULTILINE)
+        )
         assert [url for url in found if "www.w3.org" not in url] == [], file.name
 
 
@@ -72,9 +74,9 @@ def test_every_kind_the_page_names_is_in_the_catalogue() -> None:
 
 def test_throttling_that_the_page_warns_of_is_what_gpumon_measures() -> None:
     """Reasons are put together with the name of their reading."""
-    table = re.search(r"THROTTLING = {(.*?)};", SCRIPTS["words.js"], re.S)
+    table = re.search(r"THROTTLING = {(.*?)};", SCRIPTS["words.js"], re.DOTALL)
     assert table is not None
-    reasons = re.findall(r"^\s+(\w+):", table[1], re.M)
+    reasons = re.findall(r"^\s+(\w+):", table[1], re.MULTILINE)
     assert reasons
     assert {f"throttle_active_{reason}" for reason in reasons} <= set(GPU.index)
 
@@ -94,7 +96,7 @@ def test_dark_has_every_colour_that_light_has(theme: str) -> None:
     style = (FOLDER / "style.css").read_text()
 
     def colours(selector: str) -> dict[str, str]:
-        block = re.search(re.escape(selector) + r" {(.*?)}", style, re.S)
+        block = re.search(re.escape(selector) + r" {(.*?)}", style, re.DOTALL)
         assert block is not None
         return dict(re.findall(r"--([\w-]+): (#\w+);", block[1]))
 

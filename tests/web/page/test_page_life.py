@@ -66,7 +66,10 @@ def test_readings_change_without_a_reload(browser: Browser, node: Gpumon) -> Non
 def test_a_hidden_page_reads_nothing_until_it_is_seen_again(browser: Browser, node: Gpumon) -> None:
     """A tab in the background costs neither side anything."""
     with visit(browser, node.url) as seen:
-        hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
+        hide = (
+            "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
         seen.expect(f"{STATE} === 'live'")
         seen.page.evaluate(hide % "true")
         with seen.page.expect_request("**/api/stream"):
