@@ -40,7 +40,8 @@ class Gpumon:
         self._arguments = arguments
         self._log = folder / "gpumon.log"
         own = {"GPUMON_API_ENABLED": "true", "GPUMON_API_PORT": f"{self.port}"}
-        self._environ = environment(folder, self._metrics_port) | own | settings
+        # Last what keeps it off this machine's own files and ports.
+        self._environ = settings | environment(folder, self._metrics_port) | own
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

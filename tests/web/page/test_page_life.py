@@ -115,15 +115,23 @@ def test_a_gpu_that_fails_is_told_in_words_and_marked_in_its_charts(browser: Bro
     ):
         seen.expect(f"{STATE} === 'live'")
         assert not seen.page.is_visible("#badge"), "a real driver is not called simulated"
-        stub.order(control, "xid 1 79", "hang 1")
+        stub.order(control, "xid 1 79")
+        seen.expect_text("#event-rows", "XID 79")
+        stub.order(control, "hang 1")
         seen.expect_text('.card[data-key="1"] .state', "hung: the driver does not return")
         assert seen.texts('.card[data-key="1"] .value') == ["–"] * 4
         assert "–" not in seen.texts('.card[data-key="0"] .value')
         seen.expect_text("#event-rows", "GPU 1 does not answer")
         seen.expect_text("#state", "Live, 1 GPU down")
         seen.keep("hung")
-        seen.page.locator("#event-rows button").first.click()
+        seen.page.get_by_role("button", name="XID 79").click()
         seen.page.wait_for_selector("#reset", state="visible")
+        seen.expect("document.querySelector('#charts').ariaBusy !== 'true'")
+        plot = seen.page.locator(".chart .u-over").first.bounding_box()
+        assert plot is not None
+        seen.page.mouse.move(plot["x"] + plot["width"] / 2, plot["y"] + 30)
+        seen.expect_text("#mark-note", "XID 79")
+        seen.keep("zoomed")
         stub.order(control)
         seen.expect(f"{STATE} === 'live'")
         assert seen.troubles == []

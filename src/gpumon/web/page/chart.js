@@ -124,11 +124,11 @@ export function chart(row, on) {
     const per = state.banded ? 3 : 1;
     keys.forEach((key, i) => {
       const values = state.data[per * i + 1];
-      const value = here ? values[at] : values.findLast((each) => each !== null);
+      const value = here ? values[at] : values.at(-1);
       const name = row.lines.length > 1 ? `${row.lines[i].name} ` : "";
       const band = here && state.banded && value !== null ? ` (${number(state.data[per * i + 2][at])} to ${number(state.data[per * i + 3][at])})` : "";
       put(key, name + number(value) + band);
-      show(key, here || value !== undefined);
+      show(key, values.some((each) => each !== null));
     });
     const top = limit();
     put(when, here ? clock(state.data[0][at]) : "");

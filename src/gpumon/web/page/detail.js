@@ -115,7 +115,7 @@ export function detail(live, state, changed) {
     put(find("gpu-state"), words);
     mark(find("gpu-state"), "data-grade", grade);
     for (const { row, value } of facts) {
-      const missing = row.metric && one.gpu[row.column] === undefined;
+      const missing = (row.metric && one.gpu[row.column] === undefined) || (!one.up && !row.lasting);
       put(value, missing ? `${NONE} (${whyMissing(one, row.metric)})` : row.text(one));
     }
     show(find("migs"), one.migs.length > 0);

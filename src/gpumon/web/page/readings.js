@@ -131,7 +131,10 @@ export const RANGES = [
 
 const join = (...parts) => parts.filter(Boolean).join(" · ");
 
-/** Facts of a GPU in its detail: what to say, and the reading without which there is nothing to say. */
+/**
+ * Facts of a GPU in its detail: what to say, and the reading without which there is nothing to say; `lasting` where it can
+ * be said of a GPU that is down as well.
+ */
 export const FACTS = [
   {
     name: "Clocks",
@@ -163,5 +166,5 @@ export const FACTS = [
   { name: "Driver", text: ({ info }) => join(info.driver_version, info.cuda_version && `CUDA ${info.cuda_version}`) || say.NONE },
   { name: "Architecture", text: ({ info }) => join(info.architecture, info.mig_mode === "enabled" && "MIG", info.ecc_mode === "enabled" && "ECC") || say.NONE },
   { name: "PCI address", text: ({ info }) => info.pci_bus_id || say.NONE },
-  { name: "UUID", text: ({ uuid }) => uuid },
+  { name: "UUID", lasting: true, text: ({ uuid }) => uuid },
 ];

@@ -19,14 +19,19 @@ export function status() {
     return known.node === null ? null : known.age + (performance.now() - known.heard) / 1000;
   }
 
+  /** Give the state, the words for the header, and how the sentence goes on across the page. */
   function state() {
-    if (known.lostAt !== null) return ["lost", `Disconnected since ${clock(known.lostAt)}`, `${known.why}. Trying again; what you see is of ${known.node ? clock(known.node.time) : "no time"}.`];
-    if (known.node === null) return ["waiting", "Connecting", "No readings have come yet."];
-    const limit = STALE_TICKS * (known.info?.poll_interval_secs ?? 2);
-    if (known.node.stale || age() > limit) return ["stale", `Stale: readings are ${span(age())} old`, "gpumon answers, but has taken no readings since."];
-    const down = known.node.gpus.filter((one) => !one.up).length;
+    const { node, info, lostAt, why } = known;
+    if (lostAt !== null) {
+      return ["lost", `Disconnected since ${clock(lostAt)}`, ` (${why}). Trying again${node ? `; what you see is of ${clock(node.time)}` : ""}.`];
+    }
+    if (node === null) return ["waiting", "Connecting", ""];
+    const old = `Stale: readings are ${span(age())} old`;
+    if (node.stale) return ["stale", old, ": gpumon answers, but takes no readings."];
+    if (age() > STALE_TICKS * (info?.poll_interval_secs ?? 2)) return ["stale", old, ": nothing has come since."];
+    const down = node.gpus.filter((one) => !one.up).length;
     if (down) return ["partly", `Live, ${count(down, "GPU")} down`, ""];
-    const failing = known.node.sources.filter((source) => source.success === 0).map((source) => source.source);
+    const failing = node.sources.filter((source) => source.success === 0).map((source) => source.source);
     if (failing.length) return ["partly", `Live, but not all readings of ${failing.join(" and ")}`, ""];
     return ["live", "Live", ""];
   }
@@ -39,7 +44,7 @@ export function status() {
     put(find("age"), known.node === null || name === "stale" ? "" : `${span(age())} old`);
     const banner = name === "lost" || name === "stale";
     show(find("banner"), banner);
-    put(find("banner-text"), banner ? `${words}. ${more}` : "");
+    put(find("banner-text"), banner ? words + more : "");
     if (name !== last) put(find("spoken"), words); // for screen readers, once per change
     last = name;
   }
