@@ -126,7 +126,7 @@ export function chart(row, on) {
       const values = state.data[per * i + 1];
       const value = here ? values[at] : values.at(-1);
       const name = row.lines.length > 1 ? `${row.lines[i].name} ` : "";
-      const band = here && state.banded && value !== null ? ` (${number(state.data[per * i + 2][at])} to ${number(state.data[per * i + 3][at])})` : "";
+      const band = here && state.banded && value !== null && keys.length === 1 ? ` (${number(state.data[per * i + 2][at])} to ${number(state.data[per * i + 3][at])})` : "";
       put(key, name + number(value) + band);
       show(key, values.some((each) => each !== null));
     });

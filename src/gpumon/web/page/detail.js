@@ -42,7 +42,7 @@ export function detail(live, state, changed) {
   function zoom(start, end) {
     if (start === null && state.zoom === null) return;
     // Closer than two ticks there is nothing to see.
-    state.zoom = start === null || end - start < 5 ? null : { start, end };
+    state.zoom = start === null || end - start < 5 ? null : { start, end: Math.min(end, view.now) };
     ask();
     changed();
   }
@@ -70,7 +70,7 @@ export function detail(live, state, changed) {
       const [data, told] = await Promise.all([live.past(one.id, asked, POINTS), get("events", { ...query(asked), gpu_id: one.id, limit: MARKS })]);
       if (view.asked !== asked) return; // something else is wanted by now
       const end = asked.end ?? view.now;
-      view.history = { id: one.id, data, marks: marks(told.events, one.id), window: [asked.start ?? end - 3600 * asked.hours, end] };
+      view.history = { id: one.id, data, marks: marks(told.events, one.id, view.now), window: [asked.start ?? end - 3600 * asked.hours, end] };
       view.due = view.now + Math.max(data.step_seconds, REFRESH_SECONDS);
       put(find("chart-trouble"), data.times.length === 0 ? "Nothing is stored of this time." : "");
     } catch (error) {
@@ -89,7 +89,7 @@ export function detail(live, state, changed) {
     const window = isLive() ? (state.zoom ? [state.zoom.start, state.zoom.end] : [view.now - LIVE_SECONDS, view.now]) : history?.window;
     if (isLive()) put(find("chart-trouble"), "");
     const series = live.of(one.id);
-    const list = isLive() ? marks(view.events, one.id) : (history?.marks ?? []);
+    const list = isLive() ? marks(view.events, one.id, view.now) : (history?.marks ?? []);
     view.marks = list;
     view.window = window ?? [view.now - 1, view.now];
     charts.forEach((each, i) => {

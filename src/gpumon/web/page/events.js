@@ -1,6 +1,6 @@
-// What happened, in words, newest first; and the alerts that are active now.
+// What happened, in words, newest first.
 import { find, keep, make, mark, put, show } from "./dom.js";
-import { clock, count, span, unix } from "./format.js";
+import { clock, unix } from "./format.js";
 import { get } from "./link.js";
 import { event as wordOf } from "./words.js";
 
@@ -60,46 +60,13 @@ function eventRow(first, pick) {
     what.addEventListener("click", () => pick(`${gpu}`, unix(first.time) - AROUND_SECONDS, unix(first.time) + AROUND_SECONDS));
   }
   element.update = (event) => {
-    const said = wordOf(event.kind);
+    const said = wordOf(event);
     put(when, clock(unix(event.time)));
     put(word, said.word);
     mark(element, "data-grade", said.grade);
     put(message, event.message);
     put(advice, event.advice ?? "");
     show(advice, Boolean(event.advice));
-  };
-  return element;
-}
-
-/** Show the alerts that are active. */
-export function alerts(choose) {
-  return {
-    update(node) {
-      show(find("alerts"), node.alerts.length > 0);
-      put(find("alerts-title"), count(node.alerts.length, "active alert"));
-      const key = (alert) => [alert.alert, alert.gpu_uuid, alert.subject].join(" ");
-      keep(find("alert-rows"), node.alerts, key, (alert) => alertRow(alert, choose));
-      for (const element of find("alert-rows").children) element.tell(node.time);
-    },
-  };
-}
-
-function alertRow(first, choose) {
-  const text = make("span");
-  const gpu = first.gpu_id;
-  const inner = gpu ? make("button", { type: "button", title: `Show GPU ${gpu}` }, text) : text;
-  const element = make("li", {}, inner);
-  if (gpu) inner.addEventListener("click", () => choose(gpu));
-  let alert = first;
-  element.update = (now) => {
-    alert = now;
-    mark(element, "data-grade", { critical: "bad", warning: "warn" }[alert.severity] ?? "calm");
-  };
-  element.tell = (time) => {
-    const since = alert.start_timestamp_seconds;
-    const about = [gpu && `GPU ${gpu}`, alert.subject].filter(Boolean).join(", ");
-    const long = since === undefined ? "" : ` for ${span(time - since)}`;
-    put(text, `${alert.alert.replaceAll("_", " ")}${about ? ` · ${about}` : ""}${long}`);
   };
   return element;
 }

@@ -1,8 +1,9 @@
 // The page: takes each snapshot from the stream and lets every part of the page show it, once per frame.
+import { alerts } from "./alerts.js";
 import { onColours, startTheme } from "./colours.js";
 import { detail } from "./detail.js";
 import { find, show } from "./dom.js";
-import { alerts, events } from "./events.js";
+import { events } from "./events.js";
 import { DeniedError, follow, get, hasToken, setToken } from "./link.js";
 import { Live } from "./live.js";
 import { models } from "./models.js";

@@ -8,21 +8,25 @@ const SHOWN = new Set(["bad", "warn"]);
 const stem = (kind) => kind.replace(/_(start|end|lost|back|firing|resolved|active|begin|over|cleared)$/, "");
 const same = (event) => [stem(event.kind), event.gpu_id ?? "", stem(event.kind) === "alert" ? event.subject : ""].join("|");
 
-/** Give the marks of a GPU's events, newest first as the API has them: { time, end, grade, word, message }, oldest first. */
-export function marks(events, id) {
+/**
+ * Give the marks of a GPU's events, newest first as the API has them, as { time, end, grade, word, message }, oldest first.
+ * `end` is null for a moment, and `now` for what has not ended.
+ */
+export function marks(events, id, now) {
   const found = [];
   const open = new Map();
   for (const event of events.toReversed()) {
     if (event.gpu_id === undefined || `${event.gpu_id}` !== id) continue;
-    const { word, grade } = wordOf(event.kind);
+    const { word, grade } = wordOf(event);
     if (ends(event.kind)) {
       const begun = open.get(same(event));
       if (begun) begun.end = unix(event.time);
       open.delete(same(event));
     } else if (SHOWN.has(grade)) {
-      const mark = { time: unix(event.time), end: null, grade, word, message: event.message, lasts: BEGINS.test(event.kind) };
+      const lasts = BEGINS.test(event.kind);
+      const mark = { time: unix(event.time), end: lasts ? now : null, grade, word, message: event.message };
       found.push(mark);
-      if (mark.lasts) open.set(same(event), mark);
+      if (lasts) open.set(same(event), mark);
     }
   }
   return found;
@@ -38,13 +42,12 @@ export function drawMarks(plot, list, colour) {
   const right = bbox.left + bbox.width;
   const bottom = bbox.top + bbox.height;
   pen.save();
-  for (const { time, end, grade, lasts } of list) {
-    const until = lasts ? (end ?? max) : time;
-    if (until < min || time > max) continue;
+  for (const { time, end, grade } of list) {
+    if ((end ?? time) < min || time > max) continue;
     const from = Math.max(plot.valToPos(time, "x", true), bbox.left);
     pen.fillStyle = pen.strokeStyle = colour(grade);
-    if (lasts) {
-      const width = Math.max(Math.min(plot.valToPos(until, "x", true), right) - from, 2 * scale);
+    if (end !== null) {
+      const width = Math.max(Math.min(plot.valToPos(end, "x", true), right) - from, 2 * scale);
       pen.globalAlpha = 0.1;
       pen.fillRect(from, bbox.top, width, bbox.height);
       pen.globalAlpha = 1;
@@ -68,7 +71,7 @@ export function drawMarks(plot, list, colour) {
 
 /** Give what to say of the mark nearest to a time, if it is within `reach` seconds or lasts over it. */
 export function markAt(list, time, reach) {
-  const near = list.filter((mark) => Math.abs(mark.time - time) <= reach || (mark.lasts && mark.time <= time && time <= (mark.end ?? Infinity)));
+  const near = list.filter((mark) => Math.abs(mark.time - time) <= reach || (mark.time <= time && time <= (mark.end ?? mark.time)));
   near.sort((a, b) => Math.abs(a.time - time) - Math.abs(b.time - time));
   return near[0];
 }

@@ -4,10 +4,12 @@ import { count, gibibytes, percent, power, shortName, celsius } from "./format.j
 import { gauge } from "./gauge.js";
 import { GAUGES } from "./readings.js";
 import { spark } from "./spark.js";
-import { CATEGORIES } from "./words.js";
+import { CATEGORIES, SEVERITIES, alertName } from "./words.js";
 
 // Pixels: below this a card's bars are too short to compare; the gap is the style sheet's.
 const [NARROWEST, GAP] = [255, 10];
+// Further down the window than this nobody sees that the detail has changed.
+const FAR = 0.8;
 const STEP = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: "row", ArrowUp: "-row", Home: "first", End: "last" };
 
 /** Show all GPUs; `choose` is called with the id of one that was picked. */
@@ -15,7 +17,11 @@ export function overview(live, choose) {
   const grid = find("cards");
   grid.addEventListener("click", (event) => {
     const card = event.target.closest(".card");
-    if (card) choose(card.dataset.key);
+    if (!card) return;
+    choose(card.dataset.key);
+    // On a telephone the detail is far below.
+    const top = find("detail").getBoundingClientRect().top;
+    if (top > FAR * innerHeight) find("detail").scrollIntoView({ block: "start" });
   });
   grid.addEventListener("keydown", (event) => move(grid, event));
   new ResizeObserver(fit).observe(grid);
@@ -75,7 +81,8 @@ function card() {
 /** Give what is to be said of a GPU's state in two words, and how bad it is. */
 export function stateOf(one) {
   if (!one.up) return [one.trouble, "bad"];
-  if (one.alerts.length) return [one.alerts.map((alert) => alert.alert.replaceAll("_", " ")).join(", "), "bad"];
+  const alert = ["critical", "warning"].map((severity) => one.alerts.find((each) => each.severity === severity)).find(Boolean);
+  if (alert) return [alertName(alert.alert), SEVERITIES[alert.severity]];
   if (one.trouble) return [one.trouble, "warn"];
   return ["", "calm"];
 }
@@ -85,7 +92,7 @@ function whoUses(one) {
   working.sort((a, b) => (b.memory_used_bytes ?? 0) - (a.memory_used_bytes ?? 0));
   const parts = working.slice(0, 2).map((each) => {
     const where = each.pod || each.job || each.container;
-    return (CATEGORIES[each.category] ?? each.category) + (where ? ` in ${where}` : "");
+    return (each.category === "unknown" ? "Unknown work" : (CATEGORIES[each.category] ?? each.category)) + (where ? ` in ${where}` : "");
   });
   if (working.length > 2) parts.push(`${working.length - 2} more`);
   if (one.migs.length) parts.push(count(one.migs.length, "MIG instance"));

@@ -54,10 +54,16 @@ const EVENTS = [
 
 const OVER = /(_end|_resolved|_over|_back|_cleared)$/;
 
-/** Give the word for an event's kind and how bad it is: bad, warn, good or calm. */
-export function event(kind) {
+/** How bad an alert is, by its severity, the worst first. */
+export const SEVERITIES = { critical: "bad", warning: "warn", info: "calm" };
+
+/** Give an alert's name as words. */
+export const alertName = (name) => name.replace(/^gpu_/, "").replaceAll("_", " ");
+
+/** Give the word for an event and how bad it is: bad, warn, good or calm. */
+export function event({ kind, detail }) {
   const [, word, grade] = EVENTS.find(([begin]) => kind.startsWith(begin)) ?? ["", kind.replaceAll("_", " "), "calm"];
-  return { word, grade: OVER.test(kind) ? "good" : grade };
+  return { word, grade: OVER.test(kind) ? "good" : (SEVERITIES[detail?.severity] ?? grade) };
 }
 
 /** Say whether an event is the end of what another began. */
