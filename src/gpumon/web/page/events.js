@@ -13,7 +13,7 @@ const AROUND_SECONDS = 300;
 /** Show events; `chosen()` gives the GPU looked at, `pick(id, start, end)` shows one around an event, `told` gets them all. */
 export function events(chosen, pick, told) {
   const only = find("only-events");
-  let [list, trouble, asked, sign] = [[], "", -Infinity, ""];
+  let [list, trouble, asked, sign, stored] = [[], "", -Infinity, "", false];
   only.addEventListener("change", draw);
 
   function draw() {
@@ -25,8 +25,15 @@ export function events(chosen, pick, told) {
 
   return {
     draw,
+    /** Say whether events are kept anywhere. */
+    set stored(kept) {
+      stored = kept;
+      trouble = kept ? "" : "Events are not kept (storage.enabled is false).";
+      draw();
+    },
     /** Ask for the events if it is time, or if the node shows that there are new ones. */
     async update(node) {
+      if (!stored) return;
       const now = signature(node);
       if (node.time - asked < EVERY_SECONDS && node.time >= asked && now === sign) return;
       [asked, sign] = [node.time, now];

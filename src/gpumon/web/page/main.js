@@ -98,6 +98,7 @@ async function opened() {
   live.stored = info.storage;
   live.interval = info.poll_interval_secs;
   parts.detail.stored = info.storage;
+  parts.events.stored = info.storage;
   live.recallSparks().then(schedule, () => {}); // without it the sparks fill by themselves
 }
 

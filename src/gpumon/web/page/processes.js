@@ -6,6 +6,8 @@ import { CATEGORIES } from "./words.js";
 
 // Comings and goings are seen soon enough; the list can be long.
 const EVERY_SECONDS = 4;
+// What gpumon does not tell, it will not tell a moment later either.
+const AFTER_TROUBLE_SECONDS = 30;
 // More rows than that are no overview any more.
 const MOST = 60;
 const COLUMNS = ["gpu", "pid", "name", "kind", "where", "share", "memory"];
@@ -14,7 +16,7 @@ const COLUMNS = ["gpu", "pid", "name", "kind", "where", "share", "memory"];
 export function processes(chosen) {
   const only = find("only-processes");
   const body = find("process-rows");
-  let [rows, trouble, asked] = [[], "", -Infinity];
+  let [rows, trouble, asked, due] = [[], "", -Infinity, -Infinity];
   only.addEventListener("change", draw);
 
   function draw() {
@@ -30,8 +32,8 @@ export function processes(chosen) {
     draw,
     /** Ask for the processes if it is time; `node` tells the time and what cannot be known. */
     async update(node) {
-      if (node.time - asked < EVERY_SECONDS && node.time >= asked) return;
-      asked = node.time;
+      if (node.time < due && node.time >= asked) return;
+      [asked, due] = [node.time, node.time + EVERY_SECONDS];
       try {
         rows = (await get("processes")).processes;
         const reasons = node.gpus.flatMap((one) => one.shareReasons.filter((each) => each.part === "processes").map((each) => each.reason));
@@ -39,6 +41,7 @@ export function processes(chosen) {
         trouble = rows.length ? "" : reasons[0] || unseen;
       } catch (error) {
         [rows, trouble] = [[], error.message];
+        due = asked + AFTER_TROUBLE_SECONDS;
       }
       draw();
     },
