@@ -64,6 +64,7 @@ PLAIN = {
     "files",
     *("loaded", "loads", "renamed", "requests", "running", "tokens", "unloads", "waiting"),
     *("connections", "refused", "unreachable", "unreadable"),
+    *("firing", "sent", "started", "threshold", "value"),
 }
 
 # Names that DESIGN fixes and that end in no base unit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpumon.catalog.alert import ALERT, ALERT_DELIVERY, ALERT_KINDS, ALERTING
 from gpumon.catalog.gpu import FAN, GPU, GPU_INFO, GPU_KINDS, GPU_XID, MIG, MIG_INFO, NVLINK
 from gpumon.catalog.health import (
     AGE,
@@ -83,10 +84,15 @@ KINDS = (
     HOST,
     PROCESS,
     *STORAGE_KINDS,
+    *ALERT_KINDS,
 )
 
 __all__ = [
     "AGE",
+    "ALERT",
+    "ALERTING",
+    "ALERT_DELIVERY",
+    "ALERT_KINDS",
     "ARCHIVE",
     "ATTRIBUTION",
     "BUILD",
