@@ -20,6 +20,7 @@ FORMS = {
     "text": "a text",
     "path": "a path",
     "url": "a URL that begins with http:// or https://",
+    "urls": "URLs that begin with http:// or https://, separated by spaces",
     "servers": "URLs that begin with http:// or https://, separated by spaces, each with KIND= before it or without",
     "address": 'an IP address or "localhost"',
     "listen": "an address and a port, as in 127.0.0.1:11435",
@@ -295,11 +296,45 @@ class Api:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alerts:
-    """Alerts gpumon raises by itself."""
+    """Alerts gpumon raises by itself; see alerts.md."""
 
-    temp_threshold_celsius: float = option(85.0, "GPU temperature to warn at.", minimum=0, maximum=150, reserved=True)
-    memory_threshold_percent: float = option(90.0, "Memory use to warn at.", minimum=0, maximum=100, reserved=True)
-    enable_desktop_notifications: bool = option(False, "Show alerts on the desktop.", reserved=True)
+    enabled: bool = option(True, "Look for alerts.")
+    temp_threshold_celsius: float = option(85.0, "GPU temperature above which to warn.", minimum=0, maximum=150)
+    memory_threshold_percent: float = option(
+        90.0, "Share of a GPU's memory in use above which to say so.", minimum=0, maximum=100
+    )
+    models: str = option(
+        "",
+        "Other thresholds for some models of GPU: tables with gpu_name, a pattern, and numbers by the names of alerts.",
+        form="tables",
+    )
+    rules: str = option(
+        "",
+        "Alerts of your own: tables with name, metric and above, below or absent, see docs/alerts.md.",
+        form="tables",
+    )
+    disabled: str = option("", "Names of alerts that are not to be raised, with commas between them.")
+    log: bool = option(True, "Write beginnings and ends of alerts to gpumon's log.")
+    enable_desktop_notifications: bool = option(
+        False, "Show alerts on the desktop of the user who runs gpumon, by D-Bus."
+    )
+    webhook_url: str = option(
+        "", "URL to which beginnings and ends of alerts are posted, in the form of Alertmanager's webhooks.", form="url"
+    )
+    webhook_headers: str = option(
+        "", "Headers for webhook_url, as in X-Api-Key=secret,X-Team=ml; values may be percent-encoded."
+    )
+    webhook_bearer_token_file: str = option("", "File with a bearer token for webhook_url.", form="path")
+    alertmanager_urls: str = option(
+        "", "Base URLs of Alertmanagers, separated by spaces; each gets every alert.", form="urls"
+    )
+    alertmanager_bearer_token_file: str = option("", "File with a bearer token for alertmanager_urls.", form="path")
+    resend_secs: float = option(
+        60.0,
+        "Seconds between two messages to an Alertmanager about an alert that is active; it takes it for over after four.",
+        minimum=5,
+        maximum=3600,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,8 @@ def _is_allowed(option: Option, text: str) -> bool:
         return not option.default
     if option.form == "url":
         return _is_url(text)
+    if option.form == "urls":
+        return all(_is_url(url) for url in text.split()) and text.isprintable()
     if option.form == "servers":
         return all(_is_url(url) for _, url in named_servers(text)) and text.isprintable()
     if option.form == "address":

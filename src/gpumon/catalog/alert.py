@@ -69,6 +69,7 @@ class Alert:
     The alert begins when the condition has held for `for_seconds`, and ends when the value has been on the other side
     of the threshold by `hysteresis` for `clear_seconds`.
     `summary` and `numbers` may name the entity's and the guard's labels; `numbers` also {value} and {threshold}.
+    `own` marks an alert of the settings.
     """
 
     name: str
@@ -90,11 +91,12 @@ class Alert:
     unless: Mapping[str, str] = field(default_factory=dict)
     guard: Guard | None = None
     together: bool = False
+    own: bool = False
 
     @property
     def runbook(self) -> str:
-        """Give where it is written what to do, in the repository."""
-        return f"docs/runbooks.md#{self.name}"
+        """Give where it is written what to do, in the repository; empty for an alert of the settings."""
+        return "" if self.own else f"docs/runbooks.md#{self.name}"
 
 
 ALERT = EntityKind(
