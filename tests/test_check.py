@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gpumon.apart import apart
-from gpumon.check import CHECKS, Check, driver, examine, line, machine, models, processes
+from gpumon.check import CHECKS, Check, alerts, driver, examine, line, machine, models, processes
 from gpumon.check.finding import Finding, Status
 from gpumon.gpu.nvml import Nvml, load_error
 from gpumon.settings import Settings, options
@@ -483,3 +483,44 @@ def test_each_model_server_is_told_with_its_way_and_what_would_show_more() -> No
     assert "to see tokens of Ollama: set LLAMA_ARG_ENDPOINT_METRICS=1" in finding.advice
     assert "to see tokens of llama.cpp server: start it with --metrics" in finding.advice
     assert "vLLM" not in finding.advice
+
+
+# Alerts
+
+
+def test_alerts_say_how_many_and_where_they_are_told(tmp_path: Path) -> None:
+    """Nothing is sent; what listens is fine, and who is told nothing is told so."""
+    (tmp_path / "token").write_text("secret")
+    own = '[{"name": "own", "metric": "gpumon_up", "below": 1}]'
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/secret"
+        token = str(tmp_path / "token")
+        settings = with_options("alerts", webhook_url=url, webhook_bearer_token_file=token, rules=own)
+        found = alerts.alerts(settings, {})
+        assert found.status is Status.OK
+        assert ", 1 of the settings; told to the log, webhook 127.0.0.1:" in found.found
+        assert "secret" not in found.found
+    silent = alerts.alerts(with_options("alerts", log=False), {})
+    assert "told to nobody, but kept as events and in /metrics" in silent.found
+    assert alerts.alerts(with_options("alerts", enabled=False), {}).status is Status.INFO
+
+
+def test_alerts_that_nobody_would_get_are_a_warning_with_what_to_do(tmp_path: Path) -> None:
+    """A server that is not there, a token that cannot be read, a desktop without a session."""
+    settings = with_options(
+        "alerts",
+        alertmanager_urls=f"http://127.0.0.1:{free_port()}",
+        alertmanager_bearer_token_file=str(tmp_path / "none"),
+        enable_desktop_notifications=True,
+    )
+    found = alerts.alerts(settings, {"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert found.status is Status.WARN
+    for words in ("cannot be reached (Connection refused)", "there is no session bus", "none cannot be read"):
+        assert words in found.advice
+
+
+def test_alerts_of_the_settings_that_are_wrong_are_a_failure() -> None:
+    """With the sentence that would stop the start."""
+    found = alerts.alerts(with_options("alerts", disabled="gpu_heat"), {})
+    assert found.status is Status.FAIL
+    assert found.found.startswith("alerts.disabled names 'gpu_heat'")

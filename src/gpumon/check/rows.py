@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gpumon.apart import apart
-from gpumon.check import driver, machine, models, processes
+from gpumon.check import alerts, driver, machine, models, processes
 from gpumon.check.finding import Finding, Status
 from gpumon.load import default_file, read_apart, variables
 from gpumon.settings import Settings, SettingsError, reserved_in_use
@@ -41,6 +41,7 @@ CHECKS = (
     Check("metrics port", machine.metrics_port),
     Check("web config", machine.web_config),
     Check("model servers", models.model_servers),
+    Check("alerts", alerts.alerts),
 )
 WIDTH = max(len(row.name) for row in CHECKS)
 
