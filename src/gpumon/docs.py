@@ -10,8 +10,12 @@ from itertools import compress, groupby
 from pathlib import Path
 
 from gpumon.catalog import KINDS, MIG, Cadence, Call, Computed, EntityKind, Field, Gpm, Label, Reading, Source
+from gpumon.catalog.alerts import ALERTS
 from gpumon.catalog.dcgm import FAMILIES, MIG_LABELS, NOT_GIVEN, POD_LABELS, XID, XID_LABELS, Family, device_labels
 from gpumon.chart import schema
+from gpumon.export.alerts_docs import HEAD as ALERTS_HEAD
+from gpumon.export.alerts_docs import PROSE as ALERTS_PROSE
+from gpumon.export.alerts_docs import row as alert_row
 from gpumon.settings import Option, Settings, SettingsError, Value, options
 from gpumon.web.api.manual import manual
 
@@ -101,10 +105,10 @@ def _kind(kind: EntityKind) -> str:
         lines.append(f"Stored in the table `{kind.table}`.")
     if kind.labels:
         labels = ((f"`{label.name}`", label.help, _attributes(label)) for label in kind.labels)
-        lines += ["", *_table(("label", "meaning", "OpenTelemetry"), labels)]
+        lines += ["", *table(("label", "meaning", "OpenTelemetry"), labels)]
     head = ["metric", "type", "unit", "further labels", "meaning", "read by", "how often", "OpenTelemetry", "column"]
     rows = (_reading(kind, reading) for reading in (*kind.readings, *kind.histograms))
-    return "\n".join([*lines, "", *_table(head, rows), ""])
+    return "\n".join([*lines, "", *table(head, rows), ""])
 
 
 def _attributes(label: Label) -> str:
@@ -174,7 +178,7 @@ def configuration() -> str:
             )
             for option in group
         )
-        parts.append("\n".join([f"## [{section}]\n", *_sentences(_about(section)), "", *_table(head, rows), ""]))
+        parts.append("\n".join([f"## [{section}]\n", *_sentences(_about(section)), "", *table(head, rows), ""]))
     return "\n".join(parts)
 
 
@@ -267,12 +271,18 @@ def _lines(texts: Iterable[str]) -> str:
     return "<br>".join(texts)
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """Give the lines of a Markdown table, without the columns that are empty in every row."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     kept = [any(column) for column in zip(*cells, strict=True)]
     for line in (head, ["---"] * len(kept), *cells):
         yield f"| {' | '.join(compress(line, kept))} |"
+
+
+def alerts() -> str:
+    """Give docs/alerts.md."""
+    lines = [f"<!-- {GENERATED} -->\n\n{ALERTS_PROSE}", *table(ALERTS_HEAD, map(alert_row, ALERTS)), ""]
+    return "\n".join(lines)
 
 
 FILES: dict[str, Callable[[], str]] = {
@@ -282,6 +292,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/api.md": api,
     "config.example.toml": example,
     "helm/gpumon/values.schema.json": values_schema,
+    "docs/alerts.md": alerts,
 }
 
 
