@@ -105,10 +105,10 @@ def _kind(kind: EntityKind) -> str:
         lines.append(f"Stored in the table `{kind.table}`.")
     if kind.labels:
         labels = ((f"`{label.name}`", label.help, _attributes(label)) for label in kind.labels)
-        lines += ["", *table(("label", "meaning", "OpenTelemetry"), labels)]
+        lines += ["", *_table(("label", "meaning", "OpenTelemetry"), labels)]
     head = ["metric", "type", "unit", "further labels", "meaning", "read by", "how often", "OpenTelemetry", "column"]
     rows = (_reading(kind, reading) for reading in (*kind.readings, *kind.histograms))
-    return "\n".join([*lines, "", *table(head, rows), ""])
+    return "\n".join([*lines, "", *_table(head, rows), ""])
 
 
 def _attributes(label: Label) -> str:
@@ -178,7 +178,7 @@ def configuration() -> str:
             )
             for option in group
         )
-        parts.append("\n".join([f"## [{section}]\n", *_sentences(_about(section)), "", *table(head, rows), ""]))
+        parts.append("\n".join([f"## [{section}]\n", *_sentences(_about(section)), "", *_table(head, rows), ""]))
     return "\n".join(parts)
 
 
@@ -271,7 +271,7 @@ def _lines(texts: Iterable[str]) -> str:
     return "<br>".join(texts)
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """Give the lines of a Markdown table, without the columns that are empty in every row."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     kept = [any(column) for column in zip(*cells, strict=True)]
@@ -281,7 +281,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
 
 def alerts() -> str:
     """Give docs/alerts.md."""
-    lines = [f"<!-- {GENERATED} -->\n\n{ALERTS_PROSE}", *table(ALERTS_HEAD, map(alert_row, ALERTS)), ""]
+    lines = [f"<!-- {GENERATED} -->\n\n{ALERTS_PROSE}", *_table(ALERTS_HEAD, map(alert_row, ALERTS)), ""]
     return "\n".join(lines)
 
 

@@ -32,6 +32,7 @@ from gpumon.settings import Settings
 from gpumon.trace import OFF, Recorder
 
 if TYPE_CHECKING:
+    from gpumon.catalog.records import Event
     from gpumon.llm.proxy.exchange import Measured
     from gpumon.process.rules import Rule
 
@@ -69,6 +70,34 @@ async def telling(daemon: Daemon) -> AsyncIterator[None]:
 
     # Beside the rest of the end, because a collector that does not answer takes most of the time there is.
     flushing = asyncio.create_task(flush())
+    try:
+        yield
+    finally:
+        daemon.stop.set()
+        await flushing
+
+
+@asynccontextmanager
+async def alerts(daemon: Daemon) -> AsyncIterator[None]:
+    """Look for alerts, keep them as events, and send them on."""
+    if not daemon.settings.alerts.enabled:
+        yield
+        return
+    from gpumon.export.alerts import make
+
+    def record(event: Event) -> None:
+        if daemon.store is not None:
+            daemon.store.append(event)
+
+    watch = make(daemon.settings, daemon.hub, environ=os.environ, logger=daemon.logger, record=record)
+    daemon.own.append(watch.entities)
+    watch.start()
+
+    async def flush() -> None:
+        await daemon.stop.wait()
+        await watch.stop()
+
+    flushing = asyncio.create_task(flush())  # beside the rest of the end, as with OTLP
     try:
         yield
     finally:
@@ -324,4 +353,4 @@ async def api(daemon: Daemon) -> AsyncIterator[None]:
 
 
 # In the order in which they start: each may use what those before it put into the Daemon. They stop the other way round.
-PARTS: tuple[Part, ...] = (telling, gpus, processes, metrics, api, history, models, proxy, host)
+PARTS: tuple[Part, ...] = (telling, alerts, gpus, processes, metrics, api, history, models, proxy, host)
