@@ -33,7 +33,13 @@ def another(option: Option) -> Value:
     if isinstance(option.default, bool):
         return not option.default
     if isinstance(option.default, str):
-        texts = {"url": "http://x:1", "servers": "vllm=http://x:1", "address": "::1", "listen": "127.0.0.1:1234"}
+        texts = {
+            "url": "http://x:1",
+            "servers": "vllm=http://x:1",
+            "address": "::1",
+            "listen": "127.0.0.1:1234",
+            "urls": "http://x:1",
+        }
         return next((one for one in option.choices if one != option.default), texts.get(option.form, '/"x" \\ü&<'))
     assert option.minimum is not None
     assert option.maximum is not None

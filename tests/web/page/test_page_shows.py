@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -16,7 +15,17 @@ from tests.daemon import free_port
 from tests.snapshots import node
 from tests.web.page.browser import visit
 
-from gpumon.catalog import ALERT, LLM_ENERGY, LLM_MODEL, LLM_SERVER, LLM_TRAFFIC, Entity, EntityKind, Histogram, Snapshot
+from gpumon.catalog import (
+    ALERT,
+    LLM_ENERGY,
+    LLM_MODEL,
+    LLM_SERVER,
+    LLM_TRAFFIC,
+    Entity,
+    EntityKind,
+    Histogram,
+    Snapshot,
+)
 from gpumon.hub import Hub
 from gpumon.settings import Api, Settings
 from gpumon.web.api.server import ApiServer
@@ -81,7 +90,9 @@ def served() -> Iterator[Served]:
     served.close()
 
 
-def entity(kind: EntityKind, labels: Mapping[str, str], first_tokens: tuple[float, ...] = (), **values: float) -> Entity:
+def entity(
+    kind: EntityKind, labels: Mapping[str, str], first_tokens: tuple[float, ...] = (), **values: float
+) -> Entity:
     """Give an entity with these labels and values, nothing else known; the seconds to first tokens in one bucket."""
     texts = tuple(labels.get(label.name, "") for label in kind.labels)
     histograms = tuple(
@@ -99,7 +110,9 @@ def model(tokens: float, *first_tokens: float) -> tuple[Entity, ...]:
     return (
         entity(LLM_SERVER, labels, up=1),
         entity(LLM_MODEL, labels, memory_bytes=6 * 2**30),
-        entity(LLM_TRAFFIC, labels, first_tokens, generated_tokens_total=tokens, requests_running=2, requests_waiting=1),
+        entity(
+            LLM_TRAFFIC, labels, first_tokens, generated_tokens_total=tokens, requests_running=2, requests_waiting=1
+        ),
         entity(LLM_ENERGY, labels, joules_per_token=1.25),
     )
 
