@@ -96,10 +96,14 @@ def main() -> int:
         browser.close()
     figures = {"bytes": float(size), "paint": max(paints), "cpu": sum(by_process.values())}
     print(f"all files, compressed: {size / 1000:.1f} kB of {LIMITS['bytes'] / 1000:.0f}")
-    print(f"first content painted: {statistics.median(paints):.0f} ms, at most {max(paints):.0f} of {LIMITS['paint']:.0f}")
+    print(
+        f"first content painted: {statistics.median(paints):.0f} ms, at most {max(paints):.0f} of {LIMITS['paint']:.0f}"
+    )
     shares = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(by_process.items()))
     print(f"{GPUS} GPUs live: {figures['cpu']:.2f} % of one core of {LIMITS['cpu']:.0f} ({shares})")
-    print("main thread: " + ", ".join(f"{kind.removesuffix('Duration')} {share:.2f} %" for kind, share in by_work.items()))
+    print(
+        "main thread: " + ", ".join(f"{kind.removesuffix('Duration')} {share:.2f} %" for kind, share in by_work.items())
+    )
     return int(any(figures[name] > limit for name, limit in LIMITS.items()))
 
 

@@ -64,7 +64,7 @@ def test_every_reading_the_page_names_is_in_the_catalogue() -> None:
 
 def test_every_kind_the_page_names_is_in_the_catalogue() -> None:
     """As the readings, so the kinds of entities."""
-    kinds = {kind.name for kind in KINDS} | {"alert"}
+    kinds = {kind.name for kind in KINDS}
     node, models, events = SCRIPTS["node.js"], SCRIPTS["models.js"], SCRIPTS["events.js"]
     named = re.findall(r'\b(?:all|of)\("(\w+)"', node + models + events)
     grouped = re.search(r"\[((?:\"\w+\", )+\"\w+\")\]\.map\(\(kind\)", node)

@@ -51,6 +51,7 @@ class Served:
             replace(settings, api=Api(port=free_port()), storage=replace(settings.storage, enabled=False)),
             self._hub,
             started=time.time(),
+            processes=tuple,
             clock=lambda: self.now,
         )
         self._thread = Thread(target=self._loop.run_forever)
