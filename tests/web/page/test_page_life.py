@@ -124,7 +124,7 @@ def test_a_gpu_that_fails_is_told_in_words_and_marked_in_its_charts(browser: Bro
         seen.expect_text("#event-rows", "GPU 1 does not answer")
         seen.expect_text("#state", "Live, 1 GPU down")
         seen.keep("hung")
-        seen.page.get_by_role("button", name="XID 79").click()
+        seen.page.get_by_role("button", name="XID 79 on GPU 1").click()
         seen.page.wait_for_selector("#reset", state="visible")
         seen.expect("document.querySelector('#charts').ariaBusy !== 'true'")
         plot = seen.page.locator(".chart .u-over").first.bounding_box()

@@ -3,7 +3,8 @@ import { find, keep, make, mark, put, show } from "./dom.js";
 import { count, span } from "./format.js";
 import { SEVERITIES, alertName } from "./words.js";
 
-const worst = (alerts) => Object.keys(SEVERITIES).find((severity) => alerts.some((alert) => alert.severity === severity));
+const worst = (alerts) =>
+  Object.keys(SEVERITIES).find((severity) => alerts.some((alert) => alert.severity === severity));
 
 /** Show the alerts that are active; `choose` is called with the id of a GPU that was picked. */
 export function alerts(choose) {
@@ -46,7 +47,10 @@ function alertRow() {
   let begun = [];
   element.update = ({ first, alerts }) => {
     mark(element, "data-grade", SEVERITIES[first.severity] ?? "calm");
-    put(name, `${first.severity}: ${alertName(first.alert)}${first.gpu_id || !first.subject ? "" : ` (${first.subject})`}`);
+    put(
+      name,
+      `${first.severity}: ${alertName(first.alert)}${first.gpu_id || !first.subject ? "" : ` (${first.subject})`}`,
+    );
     const on = new Map(alerts.filter((alert) => alert.gpu_id).map((alert) => [alert.gpu_id, alert]));
     keep(gpus, [...on.keys()], (id) => id, gpuButton);
     for (const button of gpus.children) mark(button, "title", on.get(button.dataset.gpu).subject || null);

@@ -15,6 +15,9 @@ const HOURS = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-dig
 const SECONDS = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const DAYS = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
+// The ends of a band have no line of their own.
+const EDGE = { width: 0, points: { show: false } };
+
 function times(plot, splits, _axis, _space, step) {
   const form = step < 60 ? SECONDS : step < 86_400 ? HOURS : DAYS;
   return splits.map((at) => {
@@ -52,10 +55,17 @@ export function chart(row, on) {
     const per = state.banded ? 3 : 1;
     const series = row.lines.flatMap((line) => [
       { stroke: () => colour(line.colour), width: 1.5, points: { show: false } },
-      ...(state.banded ? [{ width: 0, points: { show: false } }, { width: 0, points: { show: false } }] : []),
+      ...(state.banded ? [EDGE, EDGE] : []),
     ]);
-    const bands = state.banded ? row.lines.map((line, i) => ({ series: [per * i + 3, per * i + 2], fill: () => colour(`${line.colour}-soft`) })) : [];
-    const axis = { stroke: () => colour("muted"), grid: { stroke: () => colour("line"), width: 1 }, ticks: { show: false }, font: FONT };
+    const bands = state.banded
+      ? row.lines.map((line, i) => ({ series: [per * i + 3, per * i + 2], fill: () => colour(`${line.colour}-soft`) }))
+      : [];
+    const axis = {
+      stroke: () => colour("muted"),
+      grid: { stroke: () => colour("line"), width: 1 },
+      ticks: { show: false },
+      font: FONT,
+    };
     plot = new uPlot(
       {
         width: Math.max(box.clientWidth, 100),
@@ -65,7 +75,7 @@ export function chart(row, on) {
         cursor: {
           drag: { x: true, y: false, setScale: false },
           sync: { key: "gpu", scales: ["x", null], setSeries: false },
-          points: { size: 6, show: (u, i) => state.banded && (i - 1) % 3 ? document.createElement("i") : undefined },
+          points: { size: 6, show: (u, i) => (state.banded && (i - 1) % 3 ? document.createElement("i") : undefined) },
           bind: { dblclick: () => () => on.reset() },
           y: false,
         },
@@ -91,7 +101,10 @@ export function chart(row, on) {
   function ends(u, low, high) {
     const [bottom, top] = row.scale(state.gpu).map((end) => (Number.isFinite(end) ? end * factor : null));
     const lowest = bottom ?? Math.min(0, low ?? 0);
-    return [low === null ? lowest : Math.min(lowest, low), Math.max(top ?? 1.1 * (high ?? 1), high ?? 0, lowest + 1e-9)];
+    return [
+      low === null ? lowest : Math.min(lowest, low),
+      Math.max(top ?? 1.1 * (high ?? 1), high ?? 0, lowest + 1e-9),
+    ];
   }
 
   function drawLimit(u) {
@@ -126,9 +139,13 @@ export function chart(row, on) {
       const values = state.data[per * i + 1];
       const value = here ? values[at] : values.at(-1);
       const name = row.lines.length > 1 ? `${row.lines[i].name} ` : "";
-      const band = here && state.banded && value !== null && keys.length === 1 ? ` (${number(state.data[per * i + 2][at])} to ${number(state.data[per * i + 3][at])})` : "";
+      const band =
+        here && state.banded && value !== null && keys.length === 1
+          ? ` (${number(state.data[per * i + 2][at])} to ${number(state.data[per * i + 3][at])})`
+          : "";
       put(key, name + number(value) + band);
-      show(key, values.some((each) => each !== null));
+      const known = values.some((each) => each !== null);
+      show(key, known);
     });
     const top = limit();
     put(when, here ? clock(state.data[0][at]) : "");
@@ -161,7 +178,11 @@ export function chart(row, on) {
   });
 
   // A change of width is drawn with the next frame, not once per pixel.
-  new ResizeObserver(() => requestAnimationFrame(() => plot && box.clientWidth > 0 && plot.setSize({ width: box.clientWidth, height: HEIGHT }))).observe(box);
+  new ResizeObserver(() =>
+    requestAnimationFrame(
+      () => plot && box.clientWidth > 0 && plot.setSize({ width: box.clientWidth, height: HEIGHT }),
+    ),
+  ).observe(box);
 
   return {
     element,
@@ -169,10 +190,14 @@ export function chart(row, on) {
     update(one, window, data, list) {
       const { gpu } = one;
       const banded = data.lines.some((line) => line.minimum !== undefined);
-      const scaled = (values) => (factor === 1 ? values : values.map((value) => (value === null ? null : value * factor)));
+      const scaled = (values) =>
+        factor === 1 ? values : values.map((value) => (value === null ? null : value * factor));
       const none = () => new Array(data.times.length).fill(null);
       const parts = banded ? ["average", "minimum", "maximum"] : ["average"];
-      state.data = [data.times, ...data.lines.flatMap((line) => parts.map((part) => (line[part] ? scaled(line[part]) : none())))];
+      state.data = [
+        data.times,
+        ...data.lines.flatMap((line) => parts.map((part) => (line[part] ? scaled(line[part]) : none()))),
+      ];
       const rebuild = plot === null || banded !== state.banded;
       Object.assign(state, { gpu, window, banded, marks: list });
       if (rebuild) build();
@@ -181,7 +206,7 @@ export function chart(row, on) {
         plot.setScale("x", { min: window[0], max: window[1] });
       });
       tell();
-      const missing = row.lines.every((line) => gpu[line.column] === undefined) && state.data.slice(1).every((values) => values.every((value) => value === null));
+      const missing = row.lines.every((line) => gpu[line.column] === undefined) && keys.every((key) => key.hidden);
       show(reason, missing);
       show(readout, !missing);
       if (missing) put(reason, `${NONE} ${whyMissing(one, row.lines[0].metric)}`);

@@ -20,7 +20,7 @@ const REACH = 0.01;
 
 /** Show one GPU. `state` holds range and zoom; `changed` is called when the reader has picked another. */
 export function detail(live, state, changed) {
-  const view = { one: null, now: 0, events: [], history: null, asked: null, due: 0 };
+  const view = { one: null, now: 0, events: [], history: null, asked: null, due: 0, marks: [], window: [0, 0] };
   const charts = CHARTS.map((row) => chart(row, { zoom, reset: () => zoom(null), cursor }));
   find("charts").append(...charts.map((each) => each.element));
   find("ranges").append(...RANGES.map(radio));
@@ -54,23 +54,30 @@ export function detail(live, state, changed) {
     return state.zoom ?? { hours: range.hours };
   }
 
-  /** Ask the store for what is to be seen; what is shown stays until it has answered. */
-  async function ask() {
+  /** Ask the store for what is to be seen; what is shown stays until it has answered, and is dimmed if it is something else. */
+  async function ask(again = false) {
     const { one } = view;
-    mark(find("charts"), "aria-busy", null);
-    if (one === null || isLive()) {
+    const asked = one === null || isLive() ? null : { id: one.id, ...wanted() };
+    view.asked = asked;
+    mark(find("charts"), "aria-busy", asked === null || again ? null : "true");
+    if (asked === null) {
       view.history = null;
       return draw();
     }
-    const asked = { id: one.id, ...wanted() };
-    view.asked = asked;
     view.due = Infinity;
-    mark(find("charts"), "aria-busy", "true");
     try {
-      const [data, told] = await Promise.all([live.past(one.id, asked, POINTS), get("events", { ...query(asked), gpu_id: one.id, limit: MARKS })]);
+      const [data, told] = await Promise.all([
+        live.past(one.id, asked, POINTS),
+        get("events", { ...query(asked), gpu_id: one.id, limit: MARKS }),
+      ]);
       if (view.asked !== asked) return; // something else is wanted by now
       const end = asked.end ?? view.now;
-      view.history = { id: one.id, data, marks: marks(told.events, one.id, view.now), window: [asked.start ?? end - 3600 * asked.hours, end] };
+      view.history = {
+        id: one.id,
+        data,
+        marks: marks(told.events, one.id, view.now),
+        window: [asked.start ?? end - 3600 * asked.hours, end],
+      };
       view.due = view.now + Math.max(data.step_seconds, REFRESH_SECONDS);
       put(find("chart-trouble"), data.times.length === 0 ? "Nothing is stored of this time." : "");
     } catch (error) {
@@ -86,26 +93,32 @@ export function detail(live, state, changed) {
   function draw() {
     const { one, history } = view;
     if (one === null) return;
-    const window = isLive() ? (state.zoom ? [state.zoom.start, state.zoom.end] : [view.now - LIVE_SECONDS, view.now]) : history?.window;
+    const window = isLive()
+      ? state.zoom
+        ? [state.zoom.start, state.zoom.end]
+        : [view.now - LIVE_SECONDS, view.now]
+      : history?.window;
     if (isLive()) put(find("chart-trouble"), "");
     const series = live.of(one.id);
-    const list = isLive() ? marks(view.events, one.id, view.now) : (history?.marks ?? []);
-    view.marks = list;
+    view.marks = isLive() ? marks(view.events, one.id, view.now) : (history?.marks ?? []);
     view.window = window ?? [view.now - 1, view.now];
     charts.forEach((each, i) => {
       const columns = CHARTS[i].lines.map((line) => line.column);
       const data = isLive()
         ? { times: series.times, lines: columns.map((column) => ({ average: series.columns[column] })) }
-        : { times: history?.data.times ?? [], lines: columns.map((column) => history?.data.series[column] ?? { average: null, minimum: null }) };
-      each.update(one, view.window, data, list);
+        : {
+            times: history?.data.times ?? [],
+            lines: columns.map((column) => history?.data.series[column] ?? { average: null, minimum: null }),
+          };
+      each.update(one, view.window, data, view.marks);
     });
     show(find("reset"), state.zoom !== null);
     put(find("span"), `${clock(view.window[0])} to ${clock(view.window[1])}`);
   }
 
   function cursor(time) {
-    const [start, end] = view.window ?? [0, 0];
-    const near = time === null ? undefined : markAt(view.marks ?? [], time, REACH * (end - start));
+    const [start, end] = view.window;
+    const near = time === null ? undefined : markAt(view.marks, time, REACH * (end - start));
     put(find("mark-note"), near ? `${clock(near.time)} ${near.word}: ${near.message}` : "");
   }
 
@@ -133,7 +146,11 @@ export function detail(live, state, changed) {
       put(cells[1], `${gibibytes(mig.memory_used_bytes)} / ${gibibytes(mig.memory_total_bytes)} GiB`);
       put(cells[2], ratio(mig.sm_active_ratio));
       put(cells[3], ratio(mig.tensor_active_ratio));
-      mark(cells[2], "title", mig.sm_active_ratio === undefined ? whyMissing(view.one, "gpumon_mig_sm_active_ratio") : null);
+      mark(
+        cells[2],
+        "title",
+        mig.sm_active_ratio === undefined ? whyMissing(view.one, "gpumon_mig_sm_active_ratio") : null,
+      );
     };
     return element;
   }
@@ -149,7 +166,7 @@ export function detail(live, state, changed) {
       if (other) {
         view.history = null;
         ask();
-      } else if (!isLive() && state.zoom === null && node.time >= view.due) ask();
+      } else if (!isLive() && state.zoom === null && node.time >= view.due) ask(true);
       else if (isLive()) draw();
     },
     set events(events) {

@@ -19,7 +19,12 @@ export function events(chosen, pick, told) {
   function draw() {
     const id = chosen();
     const wanted = only.checked ? list.filter((event) => event.gpu_id === undefined || `${event.gpu_id}` === id) : list;
-    keep(find("event-rows"), wanted, (event) => `${event.id ?? ""} ${event.time} ${event.message}`, (event) => eventRow(event, pick));
+    keep(
+      find("event-rows"),
+      wanted,
+      (event) => `${event.id ?? ""} ${event.time} ${event.message}`,
+      (event) => eventRow(event, pick),
+    );
     put(find("event-note"), trouble || (wanted.length ? "" : `Nothing happened in the last ${HOURS} hours.`));
   }
 
@@ -52,7 +57,11 @@ export function events(chosen, pick, told) {
 /** Give a text that changes when something happened that is an event. */
 function signature(node) {
   const xids = node.all("gpu_xid").map((xid) => xid.xid_errors_total);
-  return [...node.gpus.map((one) => `${one.up}${one.trouble}`), ...xids, ...node.alerts.map((alert) => alert.alert + alert.subject)].join();
+  return [
+    ...node.gpus.map((one) => `${one.up}${one.trouble}`),
+    ...xids,
+    ...node.alerts.map((alert) => alert.alert + alert.subject),
+  ].join();
 }
 
 function eventRow(first, pick) {
@@ -61,10 +70,15 @@ function eventRow(first, pick) {
   const word = make("span", { class: "word" });
   const message = make("span", { class: "message" });
   const advice = make("p", { class: "advice" });
-  const what = gpu === undefined ? message : make("button", { type: "button", class: "message", title: `Show GPU ${gpu} around this time` }, message);
+  const what =
+    gpu === undefined
+      ? message
+      : make("button", { type: "button", class: "message", title: `Show GPU ${gpu} around this time` }, message);
   const element = make("li", {}, when, word, what, advice);
   if (gpu !== undefined) {
-    what.addEventListener("click", () => pick(`${gpu}`, unix(first.time) - AROUND_SECONDS, unix(first.time) + AROUND_SECONDS));
+    what.addEventListener("click", () =>
+      pick(`${gpu}`, unix(first.time) - AROUND_SECONDS, unix(first.time) + AROUND_SECONDS),
+    );
   }
   element.update = (event) => {
     const said = wordOf(event);

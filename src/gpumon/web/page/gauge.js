@@ -12,7 +12,14 @@ export function gauge(row) {
   const bar = make("span", { class: "bar", role: "meter", "aria-label": row.name, "aria-valuemin": "0" }, fill, limit);
   const reason = make("span", { class: "reason", hidden: true });
   const value = make("span", { class: "value" });
-  const element = make("div", { class: `gauge is-${row.id}` }, make("span", { class: "name", title: row.name }, row.short), bar, reason, value);
+  const element = make(
+    "div",
+    { class: `gauge is-${row.id}` },
+    make("span", { class: "name", title: row.name }, row.short),
+    bar,
+    reason,
+    value,
+  );
   element.update = (one) => {
     const now = one.up ? one.gpu[row.column] : undefined;
     const missing = !known(now);

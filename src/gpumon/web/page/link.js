@@ -45,7 +45,7 @@ export function follow(on) {
 }
 
 async function run(on, end) {
-  for (let failures = 0; !end.aborted; ) {
+  for (let failures = 0; !end.aborted;) {
     try {
       await listen(on, end, () => (failures = 0));
     } catch (error) {

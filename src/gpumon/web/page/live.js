@@ -77,8 +77,10 @@ export class Live {
       const series = this.of(`${labels.gpu_id}`);
       if (series.recalled) continue;
       const times = points.map((point) => unix(point.time));
-      const values = Object.fromEntries(SPARK.map(({ column }) => [column, points.map((point) => point[column]?.average ?? null)]));
-      this.#open(times, Object.values(values), past.step_seconds);
+      const values = Object.fromEntries(
+        SPARK.map(({ column }) => [column, points.map((point) => point[column]?.average ?? null)]),
+      );
+      openGaps(times, Object.values(values), past.step_seconds, this.#longest(past.step_seconds));
       prepend(series, times, (column) => values[column]);
     }
   }
@@ -89,34 +91,48 @@ export class Live {
    */
   async past(id, range, points) {
     const chart = await get("chart", { gpu_id: id, ...query(range), columns: COLUMNS.join(","), points });
-    this.#open(chart.times, Object.values(chart.series).flatMap(Object.values), chart.step_seconds);
+    const lines = Object.values(chart.series).flatMap(Object.values);
+    openGaps(chart.times, lines, chart.step_seconds, this.#longest(chart.step_seconds));
     return chart;
   }
 
-  /** Put a gap into what has none where too much time has passed, so that no line is drawn over what nobody knows. */
-  #open(times, lines, step) {
-    const longest = 1.5 * step + GAP_TICKS * this.#interval;
-    for (let i = times.length - 1; i > 0; i--) {
-      if (times[i] - times[i - 1] <= longest) continue;
-      times.splice(i, 0, times[i - 1] + step);
-      for (const line of lines) line.splice(i, 0, null);
-    }
+  /** Give the longest time between two points of the store's answer that is no gap. */
+  #longest(step) {
+    return 1.5 * step + GAP_TICKS * this.#interval;
+  }
+}
+
+/** Put nulls into lines where more than `longest` has passed, so that none is drawn over a time of which nothing is known. */
+export function openGaps(times, lines, step, longest) {
+  for (let i = times.length - 1; i > 0; i--) {
+    if (times[i] - times[i - 1] <= longest) continue;
+    times.splice(i, 0, times[i - 1] + step);
+    for (const line of lines) line.splice(i, 0, null);
   }
 }
 
 /** Give a span of time as the API takes it. */
-export const query = (range) => ("hours" in range ? { hours: range.hours } : { start: iso(range.start), end: iso(range.end) });
+export const query = (range) =>
+  "hours" in range ? { hours: range.hours } : { start: iso(range.start), end: iso(range.end) };
 
 /** Put the past before what was seen here, in place of any past that is there. */
 function prepend(series, times, valuesOf) {
   const first = series.first ?? Infinity;
   const many = times.filter((time) => time < first).length;
-  const old = Math.max(0, series.times.findIndex((time) => time >= first));
+  const old = Math.max(
+    0,
+    series.times.findIndex((time) => time >= first),
+  );
   series.times.splice(0, old, ...times.slice(0, many));
-  for (const column of COLUMNS) series.columns[column].splice(0, old, ...(valuesOf(column)?.slice(0, many) ?? new Array(many).fill(null)));
+  for (const column of COLUMNS)
+    series.columns[column].splice(0, old, ...(valuesOf(column)?.slice(0, many) ?? new Array(many).fill(null)));
 }
 
-const empty = () => ({ times: [], columns: Object.fromEntries(COLUMNS.map((column) => [column, []])), recalled: false });
+const empty = () => ({
+  times: [],
+  columns: Object.fromEntries(COLUMNS.map((column) => [column, []])),
+  recalled: false,
+});
 
 function push(series, time, gpu) {
   series.first ??= time;

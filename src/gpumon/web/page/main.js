@@ -27,7 +27,10 @@ function readHash() {
 }
 
 function writeHash() {
-  const hash = new URLSearchParams({ gpu: state.gpu ?? "0", ...(state.range === "live" ? {} : { range: state.range }) });
+  const hash = new URLSearchParams({
+    gpu: state.gpu ?? "0",
+    ...(state.range === "live" ? {} : { range: state.range }),
+  });
   history.replaceState(null, "", `#${hash}`);
 }
 
@@ -99,6 +102,8 @@ async function opened() {
   live.interval = info.poll_interval_secs;
   parts.detail.stored = info.storage;
   parts.events.stored = info.storage;
+  // The store knows more than this page, which may have been away: forget, and take all from there.
+  if (info.storage) live.clear();
   live.recallSparks().then(schedule, () => {}); // without it the sparks fill by themselves
 }
 
@@ -130,7 +135,6 @@ document.addEventListener("visibilitychange", () => {
     cancelAnimationFrame(frame);
     frame = 0;
   } else if (find("sign-in").hidden) {
-    if (live.stored) live.clear();
     connect();
     parts.detail.ask();
   }

@@ -6,7 +6,8 @@ const BEGINS = /(_start|_lost|_firing|_active|_begin)$/;
 const SHOWN = new Set(["bad", "warn"]);
 
 const stem = (kind) => kind.replace(/_(start|end|lost|back|firing|resolved|active|begin|over|cleared)$/, "");
-const same = (event) => [stem(event.kind), event.gpu_id ?? "", stem(event.kind) === "alert" ? event.subject : ""].join("|");
+const same = (event) =>
+  [stem(event.kind), event.gpu_id ?? "", stem(event.kind) === "alert" ? event.subject : ""].join("|");
 
 /**
  * Give the marks of a GPU's events, newest first as the API has them, as { time, end, grade, word, message }, oldest first.
@@ -71,7 +72,9 @@ export function drawMarks(plot, list, colour) {
 
 /** Give what to say of the mark nearest to a time, if it is within `reach` seconds or lasts over it. */
 export function markAt(list, time, reach) {
-  const near = list.filter((mark) => Math.abs(mark.time - time) <= reach || (mark.time <= time && time <= (mark.end ?? mark.time)));
+  const near = list.filter(
+    (mark) => Math.abs(mark.time - time) <= reach || (mark.time <= time && time <= (mark.end ?? mark.time)),
+  );
   near.sort((a, b) => Math.abs(a.time - time) - Math.abs(b.time - time));
   return near[0];
 }

@@ -14,7 +14,8 @@ export function models() {
   /** Keep a counter's past, and give the snapshot that lies so many seconds back, or the oldest. */
   function past(key, time, traffic) {
     let seen = memory.get(key);
-    if (!seen || seen.at(-1).traffic.generated_tokens_total > traffic.generated_tokens_total) memory.set(key, (seen = [])); // restarted
+    if (!seen || seen.at(-1).traffic.generated_tokens_total > traffic.generated_tokens_total)
+      memory.set(key, (seen = [])); // restarted
     if (seen.at(-1)?.time !== time) seen.push({ time, traffic });
     while (seen.length > 1 && time - seen[1].time >= FIRST_TOKEN_SECONDS) seen.shift();
     return (seconds) => seen.find((each) => time - each.time <= seconds) ?? seen[0];
@@ -25,7 +26,8 @@ export function models() {
       const servers = node.all("llm_server");
       show(find("models"), servers.length > 0);
       if (servers.length === 0) return memory.clear();
-      const of = (kind, row) => node.all(kind).find((each) => each.server === row.server && each.model === row.model) ?? {};
+      const of = (kind, row) =>
+        node.all(kind).find((each) => each.server === row.server && each.model === row.model) ?? {};
       const keyOf = (row) => `${row.server} ${row.model}`;
       const traffics = new Map(node.all("llm_traffic").map((row) => [keyOf(row), row]));
       const rows = new Map([...node.all("llm_model"), ...traffics.values()].map((row) => [keyOf(row), row]));
@@ -75,7 +77,9 @@ function firstToken(before, now) {
 
 function modelRow() {
   const name = make("th", { scope: "row" });
-  const cells = ["kind", "speed", "first", "joules", "requests", "cache", "memory"].map((column) => make("td", { class: column }));
+  const cells = ["kind", "speed", "first", "joules", "requests", "cache", "memory"].map((column) =>
+    make("td", { class: column }),
+  );
   const element = make("tr", {}, name, ...cells);
   element.update = (row) => {
     put(name, row.model);

@@ -8,7 +8,9 @@ export function node(snapshot) {
   const { entities } = snapshot;
   const all = (kind) => entities[kind] ?? NOTHING;
   const by = Object.fromEntries(
-    ["gpu", "gpu_info", "gpu_down", "support", "mig", "mig_info", "fan", "nvlink", "workload", "share_reason"].map((kind) => [kind, grouped(all(kind))]),
+    ["gpu", "gpu_info", "gpu_down", "support", "mig", "mig_info", "fan", "nvlink", "workload", "share_reason"].map(
+      (kind) => [kind, grouped(all(kind))],
+    ),
   );
   const rows = all("gpu_health").length ? all("gpu_health") : all("gpu");
   const gpus = rows.map((row) => {

@@ -81,7 +81,9 @@ function card() {
 /** Give what is to be said of a GPU's state in two words, and how bad it is. */
 export function stateOf(one) {
   if (!one.up) return [one.trouble, "bad"];
-  const alert = ["critical", "warning"].map((severity) => one.alerts.find((each) => each.severity === severity)).find(Boolean);
+  const alert = ["critical", "warning"]
+    .map((severity) => one.alerts.find((each) => each.severity === severity))
+    .find(Boolean);
   if (alert) return [alertName(alert.alert), SEVERITIES[alert.severity]];
   if (one.trouble) return [one.trouble, "warn"];
   return ["", "calm"];
@@ -92,7 +94,10 @@ function whoUses(one) {
   working.sort((a, b) => (b.memory_used_bytes ?? 0) - (a.memory_used_bytes ?? 0));
   const parts = working.slice(0, 2).map((each) => {
     const where = each.pod || each.job || each.container;
-    return (each.category === "unknown" ? "Unknown work" : (CATEGORIES[each.category] ?? each.category)) + (where ? ` in ${where}` : "");
+    return (
+      (each.category === "unknown" ? "Unknown work" : (CATEGORIES[each.category] ?? each.category)) +
+      (where ? ` in ${where}` : "")
+    );
   });
   if (working.length > 2) parts.push(`${working.length - 2} more`);
   if (one.migs.length) parts.push(count(one.migs.length, "MIG instance"));
@@ -101,10 +106,20 @@ function whoUses(one) {
 
 /** Give the node in one line. What a GPU does not tell is left out of sum and mean, and the line says so. */
 function sums(gpus) {
-  const of = (column) => gpus.filter((one) => one.up).map((one) => one.gpu[column]).filter((value) => value !== undefined);
+  const of = (column) =>
+    gpus
+      .filter((one) => one.up)
+      .map((one) => one.gpu[column])
+      .filter((value) => value !== undefined);
   const sum = (values) => values.reduce((a, b) => a + b, 0);
   const of_all = (values) => (values.length < gpus.length ? ` (${values.length} of ${gpus.length})` : "");
-  const [use, used, total, watts, heat] = ["utilization_gpu", "memory_used", "memory_total", "power", "temperature"].map(of);
+  const [use, used, total, watts, heat] = [
+    "utilization_gpu",
+    "memory_used",
+    "memory_total",
+    "power",
+    "temperature",
+  ].map(of);
   const parts = [count(gpus.length, "GPU")];
   const down = gpus.filter((one) => !one.up).length;
   if (down) parts.push(`${down} down`);

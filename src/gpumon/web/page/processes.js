@@ -24,8 +24,16 @@ export function processes(chosen) {
     const wanted = only.checked ? rows.filter((row) => `${row.gpu_id}` === id) : rows;
     keep(body, wanted.slice(0, MOST), (row) => `${row.gpu_uuid}/${row.gpu_instance_id ?? ""}/${row.pid}`, processRow);
     show(find("process-table"), wanted.length > 0);
-    const more = wanted.length > MOST ? `${count(wanted.length - MOST, "more process").replace("processs", "processes")} not shown.` : "";
-    put(find("process-note"), trouble || more || (wanted.length ? "" : only.checked ? `No process is on GPU ${id}.` : "No process is on a GPU."));
+    const more =
+      wanted.length > MOST
+        ? `${count(wanted.length - MOST, "more process").replace("processs", "processes")} not shown.`
+        : "";
+    put(
+      find("process-note"),
+      trouble ||
+        more ||
+        (wanted.length ? "" : only.checked ? `No process is on GPU ${id}.` : "No process is on a GPU."),
+    );
   }
 
   return {
@@ -36,7 +44,9 @@ export function processes(chosen) {
       [asked, due] = [node.time, node.time + EVERY_SECONDS];
       try {
         rows = (await get("processes")).processes;
-        const reasons = node.gpus.flatMap((one) => one.shareReasons.filter((each) => each.part === "processes").map((each) => each.reason));
+        const reasons = node.gpus.flatMap((one) =>
+          one.shareReasons.filter((each) => each.part === "processes").map((each) => each.reason),
+        );
         const unseen = node.attribution?.mode === "none" ? node.attribution.reason : "";
         trouble = rows.length ? "" : reasons[0] || unseen;
       } catch (error) {
@@ -63,14 +73,21 @@ function processRow() {
     mark(cells.name, "title", row.command_line ?? null);
     put(cells.kind, CATEGORIES[row.category] ?? row.category ?? NONE);
     mark(cells.kind, "data-category", row.category ?? null);
-    put(cells.where, [row.namespace, row.pod, row.container].filter(Boolean).join(" / ") || row.job || row.user || NONE);
+    put(
+      cells.where,
+      [row.namespace, row.pod, row.container].filter(Boolean).join(" / ") || row.job || row.user || NONE,
+    );
     const share = row.sm_utilization_percent;
     put(text, percent(share));
     mark(cells.share, "title", share === undefined ? "The driver does not tell what each process does here." : null);
     show(bar, share !== undefined);
     fill.style.transform = `scaleX(${Math.min((share ?? 0) / 100, 1).toFixed(3)})`;
     put(cells.memory, bytes(row.memory_used_bytes));
-    mark(cells.memory, "title", row.memory_used_bytes === undefined ? "The driver does not tell what each process holds here." : null);
+    mark(
+      cells.memory,
+      "title",
+      row.memory_used_bytes === undefined ? "The driver does not tell what each process holds here." : null,
+    );
   };
   return element;
 }

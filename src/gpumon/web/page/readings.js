@@ -35,7 +35,8 @@ export const GAUGES = [
     // With room above the limit, so that its mark shows; without a limit, what no card survives for long.
     top: (gpu) => (slowdown(gpu) ?? 100) + 8,
     limit: slowdown,
-    text: (gpu) => (slowdown(gpu) ? `${say.whole(gpu.temperature)} / ${say.celsius(slowdown(gpu))}` : say.celsius(gpu.temperature)),
+    text: (gpu) =>
+      slowdown(gpu) ? `${say.whole(gpu.temperature)} / ${say.celsius(slowdown(gpu))}` : say.celsius(gpu.temperature),
     warn: (gpu) => gpu.temperature >= slowdown(gpu) - 3,
   },
   {
@@ -79,7 +80,12 @@ export const CHARTS = [
     unit: "°C",
     lines: [
       { column: "temperature", metric: "gpumon_gpu_temperature_celsius", name: "GPU", colour: "heat" },
-      { column: "memory_temperature_celsius", metric: "gpumon_gpu_memory_temperature_celsius", name: "memory", colour: "memory" },
+      {
+        column: "memory_temperature_celsius",
+        metric: "gpumon_gpu_memory_temperature_celsius",
+        name: "memory",
+        colour: "memory",
+      },
     ],
     limit: slowdown,
     scale: (gpu) => [20, slowdown(gpu) + 8],
@@ -111,7 +117,12 @@ export const CHARTS = [
     factor: 1e-6,
     lines: [
       { column: "clock_sm_hertz", metric: "gpumon_gpu_clock_hertz{clock=sm}", name: "SM", colour: "use" },
-      { column: "clock_memory_hertz", metric: "gpumon_gpu_clock_hertz{clock=memory}", name: "memory", colour: "memory" },
+      {
+        column: "clock_memory_hertz",
+        metric: "gpumon_gpu_clock_hertz{clock=memory}",
+        name: "memory",
+        colour: "memory",
+      },
     ],
     scale: (gpu) => [0, 1.05 * Math.max(gpu.clock_max_sm_hertz ?? 0, gpu.clock_max_memory_hertz ?? 0)],
   },
@@ -142,29 +153,51 @@ export const FACTS = [
     metric: "gpumon_gpu_clock_hertz{clock=sm}",
     text: ({ gpu }) => `SM ${say.megahertz(gpu.clock_sm_hertz)} · memory ${say.megahertz(gpu.clock_memory_hertz)}`,
   },
-  { name: "P-state", column: "performance_state", metric: "gpumon_gpu_performance_state", text: ({ gpu }) => `P${gpu.performance_state}` },
-  { name: "Fans", text: ({ fans }) => fans.map((fan) => say.percent(fan.fan_speed_percent)).join(", ") || "none on the board" },
+  {
+    name: "P-state",
+    column: "performance_state",
+    metric: "gpumon_gpu_performance_state",
+    text: ({ gpu }) => `P${gpu.performance_state}`,
+  },
+  {
+    name: "Fans",
+    text: ({ fans }) => fans.map((fan) => say.percent(fan.fan_speed_percent)).join(", ") || "none on the board",
+  },
   {
     name: "PCIe",
     column: "pcie_link_generation_current",
     metric: "gpumon_gpu_pcie_link_generation{kind=current}",
-    text: ({ gpu }) => `generation ${gpu.pcie_link_generation_current} of ${gpu.pcie_link_generation_max ?? say.NONE}, x${gpu.pcie_link_width_current ?? say.NONE}`,
+    text: ({ gpu }) =>
+      `generation ${gpu.pcie_link_generation_current} of ${gpu.pcie_link_generation_max ?? say.NONE}, x${gpu.pcie_link_width_current ?? say.NONE}`,
   },
-  { name: "NVLink", text: ({ links }) => (links.length ? `${links.filter((link) => link.nvlink_up === 1).length} of ${links.length} links up` : "none") },
+  {
+    name: "NVLink",
+    text: ({ links }) =>
+      links.length ? `${links.filter((link) => link.nvlink_up === 1).length} of ${links.length} links up` : "none",
+  },
   {
     name: "ECC errors since the driver's start",
     column: "ecc_errors_uncorrected_volatile_total",
     metric: "gpumon_gpu_ecc_errors_total{severity=uncorrected,scope=volatile}",
-    text: ({ gpu }) => `${gpu.ecc_errors_uncorrected_volatile_total} uncorrected, ${gpu.ecc_errors_corrected_volatile_total ?? say.NONE} corrected`,
+    text: ({ gpu }) =>
+      `${gpu.ecc_errors_uncorrected_volatile_total} uncorrected, ${gpu.ecc_errors_corrected_volatile_total ?? say.NONE} corrected`,
   },
   {
     name: "Remapped rows",
     column: "remapped_rows_uncorrected_total",
     metric: "gpumon_gpu_remapped_rows_total{severity=uncorrected}",
-    text: ({ gpu }) => `${gpu.remapped_rows_uncorrected_total}${gpu.row_remap_pending ? ", reset pending" : ""}${gpu.row_remap_failure ? ", FAILED" : ""}`,
+    text: ({ gpu }) =>
+      `${gpu.remapped_rows_uncorrected_total}${gpu.row_remap_pending ? ", reset pending" : ""}${gpu.row_remap_failure ? ", FAILED" : ""}`,
   },
-  { name: "Driver", text: ({ info }) => join(info.driver_version, info.cuda_version && `CUDA ${info.cuda_version}`) || say.NONE },
-  { name: "Architecture", text: ({ info }) => join(info.architecture, info.mig_mode === "enabled" && "MIG", info.ecc_mode === "enabled" && "ECC") || say.NONE },
+  {
+    name: "Driver",
+    text: ({ info }) => join(info.driver_version, info.cuda_version && `CUDA ${info.cuda_version}`) || say.NONE,
+  },
+  {
+    name: "Architecture",
+    text: ({ info }) =>
+      join(info.architecture, info.mig_mode === "enabled" && "MIG", info.ecc_mode === "enabled" && "ECC") || say.NONE,
+  },
   { name: "PCI address", text: ({ info }) => info.pci_bus_id || say.NONE },
   { name: "UUID", lasting: true, text: ({ uuid }) => uuid },
 ];

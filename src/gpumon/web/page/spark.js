@@ -23,7 +23,8 @@ export function spark(canvas) {
       if (width === 0) return; // not shown
       pen.setTransform(scale, 0, 0, scale, 0, 0);
       pen.clearRect(0, 0, width, height);
-      const { column, top } = SPARK.find((each) => series.columns[each.column].some((value) => value !== null)) ?? SPARK[0];
+      const { column, top } =
+        SPARK.find((each) => series.columns[each.column].some((value) => value !== null)) ?? SPARK[0];
       const values = series.columns[column];
       const x = (i) => width * (1 - (now - series.times[i]) / LIVE_SECONDS);
       const y = (value) => height - 1 - (value / top) * (height - 3);

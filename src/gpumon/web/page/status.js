@@ -23,7 +23,11 @@ export function status() {
   function state() {
     const { node, info, lostAt, why } = known;
     if (lostAt !== null) {
-      return ["lost", `Disconnected since ${clock(lostAt)}`, ` (${why}). Trying again${node ? `; what you see is of ${clock(node.time)}` : ""}.`];
+      return [
+        "lost",
+        `Disconnected since ${clock(lostAt)}`,
+        ` (${why}). Trying again${node ? `; what you see is of ${clock(node.time)}` : ""}.`,
+      ];
     }
     if (node === null) return ["waiting", "Connecting", ""];
     const old = `Stale: readings are ${span(age())} old`;
@@ -66,7 +70,11 @@ export function status() {
       put(find("badge"), badge);
       mark(find("badge"), "title", why || null);
       const version = node.gpus.find((one) => one.info.driver_version)?.info.driver_version;
-      put(find("driver"), { none: "no NVIDIA driver", "nvidia-smi": "by nvidia-smi" }[snapshot.driver] ?? (version ? `driver ${version}` : ""));
+      put(
+        find("driver"),
+        { none: "no NVIDIA driver", "nvidia-smi": "by nvidia-smi" }[snapshot.driver] ??
+          (version ? `driver ${version}` : ""),
+      );
       draw();
     },
     lost(why) {
