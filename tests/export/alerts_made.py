@@ -60,7 +60,7 @@ def made(alert: Alert, value: float | None) -> Iterable[Entity]:
     columns[measure.columns[0]] = value
     if measure.of is not None:
         columns[measure.of] = 100.0
-    labels = {"xid": "31"} if alert.where else {}
+    labels = {"xid": {"gpu_xid_application": "31", "gpu_xid_contained": "94"}.get(alert.name, "79")}
     yield entity(alert.kind, labels, **columns)
     if alert.guard is not None:
         yield entity(alert.guard.kind, {"reason": "GPU_IS_LOST"}, **{alert.guard.column: alert.guard.above + 1})

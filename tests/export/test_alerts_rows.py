@@ -12,6 +12,7 @@ from gpumon.catalog.alert import SEVERITIES, Look, Setting
 from gpumon.catalog.alerts import ALERTS
 from gpumon.catalog.gpu import FAN, GPU, GPU_XID
 from gpumon.catalog.health import GPU_DOWN, GPU_HEALTH
+from gpumon.catalog.xids import UNKNOWN_XID, XIDS
 from gpumon.export.alerts_rule import Rule
 from gpumon.export.alerts_settings import rules
 from gpumon.export.alerts_watch import Incident, Watch
@@ -247,11 +248,15 @@ def test_a_gpu_that_was_released_or_hangs_is_not_lost() -> None:
         assert [incident.message for incident in found] == ["GPU 0 does not answer: GPU_IS_LOST"] * lost
 
 
-def test_an_application_s_fault_is_not_the_gpu_s() -> None:
-    """XIDs that applications cause are another alert, of less weight."""
-    both = [BY_NAME["gpu_xid"], BY_NAME["gpu_xid_application"]]
-    for xid, severity in (("79", "critical"), ("48", "critical"), ("13", "info"), ("43", "info"), ("143", "critical")):
-        watch = Watch(both)
+def test_xids_are_of_three_weights_and_say_what_they_mean() -> None:
+    """A fault of the GPU, one that leaves it usable, and one of an application; a code nobody knows is the GPU's."""
+    weights = {"79": "critical", "143": "critical", "999": "critical", "94": "warning", "63": "warning", "13": "info"}
+    rows = [rule for rule in RULES if rule.alert.kind is GPU_XID]
+    for xid, severity in weights.items():
+        watch = Watch(rows)
         assert watch.take(Snapshot(0, 0, 1, ())) == []
         (found,) = watch.take(Snapshot(2, 2, 2, (entity(GPU_XID, {"xid": xid}, xid_errors_total=1.0),)))
         assert (found.alert.severity, found.subject) == (severity, f"xid={xid}")
+        known = XIDS.get(int(xid), UNKNOWN_XID)
+        assert found.summary.endswith(known.meaning)
+        assert found.advice == known.advice

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from gpumon.catalog.gpu import GPU_LABELS
 from gpumon.catalog.model import EntityKind, Label, Reading
+from gpumon.catalog.xids import Xid
 
 # From the one to get up for at night to the one that is good to know.
 SEVERITIES = ("critical", "warning", "info")
+
+MINUTE = 60.0
+# Long enough that what happened is still seen by who looks after a meeting, and that repetitions are one alert.
+FAULT_SECONDS = 3600.0
+# What a server, a collector or a disk may take to restart without anyone being told.
+RESTART_SECONDS = 300.0
 
 
 class Look(Enum):
@@ -55,6 +62,11 @@ class Guard:
     unless: Mapping[str, str] = field(default_factory=dict)
 
 
+def of(column: str, whole: str | None = None) -> tuple[Measure, ...]:
+    """Give the measure that is one column, or its percentage of another."""
+    return (Measure((column,), of=whole),)
+
+
 Threshold = float | Setting
 
 
@@ -69,6 +81,7 @@ class Alert:
     The alert begins when the condition has held for `for_seconds`, and ends when the value has been on the other side
     of the threshold by `hysteresis` for `clear_seconds`.
     `summary` and `numbers` may name the entity's and the guard's labels; `numbers` also {value} and {threshold}.
+    `explain` gives meaning and advice from the labels; {meaning} is then a word as well.
     `own` marks an alert of the settings.
     """
 
@@ -91,6 +104,7 @@ class Alert:
     unless: Mapping[str, str] = field(default_factory=dict)
     guard: Guard | None = None
     together: bool = False
+    explain: Callable[[Mapping[str, str]], Xid] | None = None
     own: bool = False
 
     @property

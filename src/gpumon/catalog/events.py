@@ -9,12 +9,7 @@ from gpumon.catalog.gpu import GPU, GPU_XID
 from gpumon.catalog.health import GPU_DOWN, GPU_HEALTH
 from gpumon.catalog.llm import LLM_MODEL_LOADS
 from gpumon.catalog.model import EntityKind
-from gpumon.catalog.xids import UNKNOWN_XID, XIDS, Xid
-
-
-def _xid(labels: Mapping[str, str]) -> Xid:
-    code = labels["xid"]
-    return XIDS.get(int(code), UNKNOWN_XID) if code.isdecimal() else UNKNOWN_XID
+from gpumon.catalog.xids import Xid, explain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +77,7 @@ CHANGES = (
         column="xid_errors_total",
         message="XID {xid} on GPU {gpu_id}",
         first=0.0,
-        explain=_xid,
+        explain=explain,
         fault=True,
     ),
     Change(

@@ -6,6 +6,7 @@ The driver's own advice for a device is `gpumon_gpu_recovery_action`; where it d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -78,3 +79,19 @@ XIDS: dict[int, Xid] = {
     171: Xid("details of XID 48: the error was in device memory", "See XID 48."),
     172: Xid("details of XID 48: the error was in on-chip memory", "See XID 48."),
 }
+
+# Codes that leave the GPU usable: what was contained to one application, or takes effect at the next reset.
+CONTAINED_XIDS = frozenset({94, 154} | {code for code, xid in XIDS.items() if xid.advice in (WATCH, AT_NEXT_RESET)})
+# Codes that are mostly an application's own fault, or follow from another.
+APPLICATION_XIDS = (
+    frozenset(
+        code for code, xid in XIDS.items() if xid.advice in (RESTART_APPLICATION, CHECK_APPLICATION, FOLLOW_OTHER)
+    )
+    - CONTAINED_XIDS
+)
+
+
+def explain(labels: Mapping[str, str]) -> Xid:
+    """Give what is known of the XID that a label `xid` has."""
+    code = labels["xid"]
+    return XIDS.get(int(code), UNKNOWN_XID) if code.isdecimal() else UNKNOWN_XID

@@ -199,6 +199,8 @@ def event(incident: Incident) -> Event:
         "threshold": incident.threshold,
         "for_seconds": incident.alert.for_seconds,
     }
+    if incident.ended is None and incident.advice:
+        facts["advice"] = incident.advice
     if incident.ended is not None:
         facts["seconds"] = round(incident.ended - incident.started, 3)
     return Event(

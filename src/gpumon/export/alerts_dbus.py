@@ -198,7 +198,7 @@ def text(news: Sequence[Incident]) -> tuple[str, str]:
     """Give heading and text of a notification."""
     if len(news) == 1:
         (incident,) = news
-        body = incident.message if incident.ended is not None else f"{incident.message}\n{incident.alert.advice}"
+        body = incident.message if incident.ended is not None else f"{incident.message}\n{incident.advice}"
         return incident.summary, _plain(body)
     lines = [incident.message for incident in news[:MOST_LINES]]
     if len(news) > MOST_LINES:

@@ -169,7 +169,7 @@ def document(incident: Incident, sender: Headers, ends: float | None) -> dict[st
     annotations = {
         "summary": incident.summary,
         "description": incident.message,
-        "advice": alert.advice,
+        "advice": incident.advice,
         "runbook": alert.runbook,
         "threshold": f"{incident.threshold:g}",
     }

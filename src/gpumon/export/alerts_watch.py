@@ -51,6 +51,11 @@ class Incident:
         return f"{self.summary}: {numbers}" if numbers else self.summary
 
     @property
+    def advice(self) -> str:
+        """Say what to do."""
+        return self.alert.advice if self.alert.explain is None else self.alert.explain(self.labels).advice
+
+    @property
     def subject(self) -> str:
         """Give what it is about besides a GPU, as in xid=79; empty for nothing else."""
         names = [label.name for label in self.alert.kind.labels if not label.name.startswith("gpu_")]
@@ -135,6 +140,8 @@ class Watched:
         words = dict(zip(self._names, labels, strict=False))  # those of all together have none
         if not known and not _meant(self.alert, words):
             return None
+        if self.alert.explain is not None:
+            words["meaning"] = self.alert.explain(words).meaning
         guard = self.alert.guard
         if guard is None:
             return words
