@@ -234,6 +234,22 @@ DAEMON = Group(
             ),
         ),
         Alert(
+            name="alert_delivery_failing",
+            severity="warning",
+            expr="<alert_delivery.success> == 0",
+            lasts="10m",
+            summary="gpumon on {instance} cannot send the alerts that it raises itself",
+            description="Nothing has been accepted by the {target} {address} for ten minutes.",
+            why="An Alertmanager is restarted within a minute or two, and gpumon tries again by itself.",
+            example=Example(
+                series={
+                    '<alert_delivery.success target="webhook",address="ops:8080">': (1, 0, 1),
+                    '<alert_delivery.success target="desktop",address="">': 1,
+                },
+                labels={"target": "webhook", "address": "ops:8080"},
+            ),
+        ),
+        Alert(
             name="gpumon_memory",
             severity="warning",
             expr="<process.process_resident_memory_bytes> > 128 * 1024 * 1024 and on (job, instance) <daemon.up>",
