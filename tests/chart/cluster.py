@@ -1,6 +1,6 @@
 """A Kubernetes control plane without a node's agent: etcd, the API server, and the controllers that make pods.
 
-Nodes are objects only, so pods are made and admitted, and never run.
+Nodes are objects only, so pods are made and admitted, and never run; a test gives them a node and ends them itself.
 """
 
 from __future__ import annotations
@@ -130,6 +130,20 @@ class Cluster:
         """Give a namespace's objects of a kind."""
         path = self.path(version, kind, namespace)
         return [{**one, "kind": kind} for one in self.ask("GET", f"{path}?labelSelector={selector}")["items"]]
+
+    def bind(self, pod: Object, node: str) -> None:
+        """Give a pod its node, as the scheduler does."""
+        metadata = {"name": pod["metadata"]["name"]}
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{metadata['name']}/binding"
+        self.ask("POST", path, {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target})
+
+    def end_pods(self, namespace: str) -> None:
+        """Report the end of pods that are to end, as a node's agent does."""
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        for one in self.ask("GET", path)["items"]:
+            if "deletionTimestamp" in one["metadata"]:
+                self.ask("DELETE", f"{path}/{one['metadata']['name']}?gracePeriodSeconds=0")
 
     def logs(self) -> str:
         """Give the end of what the servers said."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ VALUE_SETS: dict[str, Values] = {
     "pod labels": {"config": {"kubernetes": {"pod_labels": "app,team"}}},
     "kernel log": {"kernelLog": True},
     "MIG": {"migMonitor": True, "runtimeClassName": "nvidia"},
+    "every node": {"gpuNodeLabels": []},
     "host network": {"hostNetwork": True, "config": {"telemetry": {"metrics_port": 19090}}},
     "API": {"api": {"expose": True, "tokenSecret": {"name": "gpumon-api"}}},
     "TLS": {
@@ -69,6 +71,7 @@ VALUE_SETS: dict[str, Values] = {
         "nodeSelector": {"pool": "gpu"},
         "affinity": {"podAntiAffinity": {}},
         "gpuNodeLabels": [],
+        "yieldToGpuOperator": False,
         "podLabels": {"a": "b"},
         "podAnnotations": {"a": "b"},
         "securityContext": {"capabilities": {"drop": ["ALL"], "add": ["SYS_PTRACE"]}},
@@ -89,15 +92,21 @@ def chart() -> helm_python.Chart:
 
 def files(values: Values, name: str = "gpumon", namespace: str = "monitoring") -> dict[str, str]:
     """Give what each template makes, checked by the chart's schema. Raises helm_python.HelmError."""
-    chart().validate_schema(values)
-    return chart().render(values, name=name, namespace=namespace)
+    return _files(json.dumps(values), name, namespace)
+
+
+@cache
+def _files(values: str, name: str, namespace: str) -> dict[str, str]:
+    given = json.loads(values)
+    chart().validate_schema(given)
+    return chart().render(given, name=name, namespace=namespace)
 
 
 def objects(values: Values, name: str = "gpumon", namespace: str = "monitoring") -> list[Object]:
     """Give the Kubernetes objects of a release, those of `helm test` among them."""
     made = files(values, name, namespace)
     texts = [text for path, text in sorted(made.items()) if path.endswith(".yaml")]
-    return [one for text in texts for one in yaml.safe_load_all(text) if one]
+    return [one for text in texts for one in yaml.load_all(text, yaml.CSafeLoader) if one]
 
 
 def only(kind: str, some: list[Object]) -> Object:

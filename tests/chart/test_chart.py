@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tarfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import helm_python
 import kubernetes_validate.utils
 import pytest
+import yaml
 
 from gpumon import __version__
 from tests.chart.pod_security import violations
-from tests.chart.rendered import CHART, VALUE_SETS, Object, Values, chart, files, objects, only, pod
+from tests.chart.rendered import CHART, ROOT, VALUE_SETS, Object, Values, chart, files, objects, only, pod
 
 # The five newest, and the oldest that Chart.yaml allows.
 KUBERNETES = ("1.27", "1.33", "1.34", "1.35", "1.36", "1.37")
@@ -166,6 +171,10 @@ def test_two_releases_do_not_meet(one: tuple[str, str], other: tuple[str, str]) 
         ({"data": {"volume": "claim"}}, "data.volume is claim, so data.claimName must name"),
         ({"api": {"expose": True}}, "api.expose is true, so api.tokenSecret.name must name a Secret"),
         (
+            {"api": {"expose": True, "tokenSecret": {"name": "a"}}, "config": {"api": {"enabled": False}}},
+            "api.expose is true, but config.api.enabled is false",
+        ),
+        (
             {"prometheus": {"monitor": "PodMonitor"}, "config": {"telemetry": {"enable_prometheus": False}}},
             "prometheus.monitor is PodMonitor, but config.telemetry.enable_prometheus is false",
         ),
@@ -215,6 +224,33 @@ def test_monitors_speak_as_the_port_does() -> None:
     assert pod(made)["containers"][0]["livenessProbe"]["tcpSocket"] == {"port": "metrics"}
     made = objects({"webConfig": {"secretName": "web"}})
     assert pod(made)["containers"][0]["livenessProbe"]["httpGet"]["scheme"] == "HTTPS"
+
+
+def test_dashboards_and_rules_are_those_of_the_repository(tmp_path: Path) -> None:
+    """The chart links to them, and its package holds them and nothing else of their folders."""
+    dashboards = {path.name: path.read_text().strip() for path in (ROOT / "grafana-dashboards").glob("*.json")}
+    made = objects(VALUE_SETS["operators"])
+    maps = [one["data"] for one in made if one["kind"] == "ConfigMap" and "dashboard" in one["metadata"]["name"]]
+    assert {name: text for data in maps for name, text in data.items()} == dashboards
+    rules = {path.name: yaml.safe_load(path.read_text())["groups"] for path in sorted((ROOT / "rules").glob("*.yml"))}
+    assert only("PrometheusRule", made)["spec"]["groups"] == [one for groups in rules.values() for one in groups]
+    assert dashboards
+    assert rules
+
+    with tarfile.open(helm_python.package(CHART, destination=tmp_path)) as package:
+        packed = {Path(name).name for name in package.getnames() if "/files/" in name}
+    assert packed == dashboards.keys() | rules.keys()
+
+
+def test_the_embedded_rules_are_what_prometheus_takes(tmp_path: Path) -> None:
+    """By promtool, as they stand in the PrometheusRule."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump(only("PrometheusRule", objects(VALUE_SETS["operators"]))["spec"]))
+    done = subprocess.run([promtool, "check", "rules", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_notes_tell_what_a_choice_lacks() -> None:

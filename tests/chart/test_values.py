@@ -13,6 +13,7 @@ import pytest
 
 from gpumon.load import load
 from gpumon.settings import Option, Settings, Value, options
+from gpumon.value import accept
 from tests.chart.rendered import CHART, VALUE_SETS, Object, Values, chart, files, objects, only, pod
 
 TEMPLATES = {template["name"]: template["data"] for template in chart().templates}
@@ -28,19 +29,17 @@ def settings_of(made: list[Object], folder: Path) -> Settings:
     return load(str(path), {name: value.replace("$(K8S_NODE_NAME)", "node-1") for name, value in environ.items()})
 
 
+# Texts for options, of which each form takes one; the first has all that TOML and JSON write in another way.
+TEXTS = ('/"x" \\ü&<', "http://x:1", "::1", "127.0.0.1:1234")
+
+
 def another(option: Option) -> Value:
     """Give an allowed value that is not the default."""
     if isinstance(option.default, bool):
         return not option.default
     if isinstance(option.default, str):
-        texts = {
-            "url": "http://x:1",
-            "servers": "vllm=http://x:1",
-            "address": "::1",
-            "listen": "127.0.0.1:1234",
-            "urls": "http://x:1",
-        }
-        return next((one for one in option.choices if one != option.default), texts.get(option.form, '/"x" \\ü&<'))
+        given = (one for one in (*option.choices, *TEXTS) if one != option.default)
+        return next(one for one in given if accept(option, one) is not None)
     assert option.minimum is not None
     assert option.maximum is not None
     return option.minimum if option.minimum != option.default else option.maximum

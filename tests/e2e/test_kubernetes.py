@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tests.chart.cluster import Cluster, RefusedError, missing, until
 from tests.chart.pod_security import violations
-from tests.chart.rendered import CHART, VALUE_SETS, Values, objects, only, pod
+from tests.chart.rendered import CHART, ROOT, VALUE_SETS, Values, objects, only, pod
 from tests.tools import kube
 
 pytestmark = [
@@ -24,6 +24,7 @@ pytestmark = [
 
 # The chart's first form; there was no release before this one.
 EARLIER = Path(__file__).parents[1] / "chart" / "gpumon-0.0.1.tgz"
+OPERATOR = "monitoring.coreos.com/v1"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 NODES = {
     "gpu-1": {"nvidia.com/gpu.present": "true"},
@@ -169,6 +170,41 @@ def test_restricted_is_installed_where_only_that_is_admitted(
         cluster.logs,
     )
     assert pods(cluster, namespace, "default") == []
+
+
+def test_a_node_is_left_while_the_gpu_operator_works_on_it(
+    cluster: Cluster, namespace: str, helm: helm_python.Config
+) -> None:
+    """Its driver can be unloaded then; afterwards gpumon is back."""
+    helm.install(CHART, "gpumon")
+    until(lambda: nodes(cluster, namespace, "gpumon") == GPU_NODES, "pods", cluster.logs)
+    for one in pods(cluster, namespace, "gpumon"):
+        cluster.bind(one, node_of(one))
+    mark_node(cluster, "gpu-1", "paused-for-driver-upgrade")
+    until(lambda: nodes(cluster, namespace, "gpumon") == ["gpu-2"], "the end of a pod", cluster.logs)
+    cluster.end_pods(namespace)
+    mark_node(cluster, "gpu-1", "true")
+    until(lambda: nodes(cluster, namespace, "gpumon") == GPU_NODES, "its return", cluster.logs)
+
+
+def mark_node(cluster: Cluster, name: str, value: str) -> None:
+    """Give a node the label by which the GPU operator tells others to let go of its GPUs."""
+    node = cluster.ask("GET", f"/api/v1/nodes/{name}")
+    node["metadata"]["labels"]["nvidia.com/gpu.deploy.client"] = value
+    cluster.ask("PUT", f"/api/v1/nodes/{name}", node)
+
+
+def test_dashboards_rules_and_monitor_arrive(cluster: Cluster, namespace: str, helm: helm_python.Config) -> None:
+    """A release with all of them fits into the Secret where Helm keeps it (1 MiB), and they are what the folders hold."""
+    values = VALUE_SETS["operators"]
+    helm.install(CHART, "gpumon", {**values, "dashboards": {**values["dashboards"], "namespace": ""}})
+    found = cluster.items("v1", "ConfigMap", namespace, "grafana_dashboard=1")
+    given = {name: text for one in found for name, text in one["data"].items()}
+    assert given == {path.name: path.read_text().strip() for path in (ROOT / "grafana-dashboards").glob("*.json")}
+    groups = only("PrometheusRule", cluster.items(OPERATOR, "PrometheusRule", namespace))["spec"]["groups"]
+    files = sorted((ROOT / "rules").glob("*.yml"))
+    assert groups == [group for path in files for group in yaml.safe_load(path.read_text())["groups"]]
+    assert len(cluster.items(OPERATOR, "PodMonitor", namespace)) == 1
 
 
 def test_an_upgrade_keeps_what_selects_and_replaces_the_pods(

@@ -113,16 +113,28 @@ readinessProbe:
   {{- toYaml .Values.readinessProbe | nindent 2 }}
 {{- end }}
 
-{{/* Nodes with a GPU, by any of gpuNodeLabels, together with what affinity says. */}}
+{{/*
+Nodes that have one of gpuNodeLabels and are not being worked on; a nodeAffinity of the values' own replaces both.
+NotIn holds for a node without the label, too.
+*/}}
 {{- define "gpumon.affinity" -}}
 {{- $affinity := deepCopy .Values.affinity }}
-{{- if and .Values.gpuNodeLabels (not $affinity.nodeAffinity) }}
+{{- $common := list }}
+{{- if .Values.yieldToGpuOperator }}
+{{- $paused := list "paused-for-driver-upgrade" "paused-for-mig-change" "paused-for-vgpu-change" }}
+{{- range list "nvidia.com/gpu.deploy.client" "nvidia.com/gpu.deploy.dcgm-exporter" }}
+{{- $common = append $common (dict "key" . "operator" "NotIn" "values" $paused) }}
+{{- end }}
+{{- end }}
 {{- $terms := list }}
 {{- range .Values.gpuNodeLabels }}
-{{- $term := dict "key" .key "operator" "Exists" }}
-{{- if .value }}{{ $term = dict "key" .key "operator" "In" "values" (list .value) }}{{ end }}
-{{- $terms = append $terms (dict "matchExpressions" (list $term)) }}
+{{- $label := dict "key" .key "operator" "Exists" }}
+{{- if .value }}{{ $label = dict "key" .key "operator" "In" "values" (list .value) }}{{ end }}
+{{- $terms = append $terms (dict "matchExpressions" (prepend $common $label)) }}
+{{- else }}
+{{- if $common }}{{ $terms = list (dict "matchExpressions" $common) }}{{ end }}
 {{- end }}
+{{- if and $terms (not $affinity.nodeAffinity) }}
 {{- $required := dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) }}
 {{- $_ := set $affinity "nodeAffinity" $required }}
 {{- end }}
