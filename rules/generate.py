@@ -52,7 +52,7 @@ def alerts_file() -> str:
 def _alert(alert: Alert) -> Iterator[str]:
     yield from _comment(alert.why)
     yield f"- alert: {alert.alert}"
-    yield f"  expr: {json.dumps(promql(alert.expr))}"
+    yield from ("  expr: |-", f"    {promql(alert.expr)}")
     if alert.lasts:
         yield f"  for: {alert.lasts}"
     yield "  labels:"
@@ -84,7 +84,7 @@ def recording_file() -> str:
 def _recording(recording: Recording) -> Iterator[str]:
     yield from _comment(recording.what)
     yield f"- record: {recording.record}"
-    yield f"  expr: {json.dumps(promql(recording.expr))}"
+    yield from ("  expr: |-", f"    {promql(recording.expr)}")
 
 
 def _comment(text: str) -> Iterator[str]:

@@ -44,15 +44,16 @@ WORK = Group(
             name="gpu_memory_held",
             severity="info",
             expr="<gpu.memory_used_bytes> / <gpu.memory_total_bytes> > 0.5 "
-            f"and on {SAME_GPU} sum without (method) (rate(<gpu.busy_seconds_total>[6h])) < 0.05 "
+            f"and on {SAME_GPU} sum without (method) (rate(<gpu.busy_seconds_total>[1h])) < 0.05 "
             f"{NOT_UNIFIED}",
-            lasts="30m",
+            lasts="5h",
             summary="The memory of GPU {gpu_id} of {instance} is held and hardly used",
             description="{value} of the memory of GPU {gpu_id} ({gpu_uuid}) is taken, "
-            "and the GPU was busy for less than 5 % of the last six hours.",
+            "and in six hours the GPU was never busy for 5 % of an hour.",
             shown="humanizePercentage",
-            why="Half of the memory is enough that nothing else of size fits. Six hours, because a model server may have "
-            "quiet hours; below 5 % two such servers could share the GPU.",
+            why="Half of the memory is enough that nothing else of size fits. An hour's mean, for five hours: a model server "
+            "may have quiet hours, but below 5 % two such servers could share the GPU. The range is short because rate() "
+            "takes what a range lacks, as after a start, for idle time.",
             example=Example(
                 series={
                     "<gpu.memory_used_bytes>": 60e9,
@@ -68,7 +69,7 @@ WORK = Group(
                 },
                 labels=GPU,
                 value="75%",
-                steps=(30, 45, 15),
+                steps=(10, 45, 15),
                 step_minutes=10,
             ),
         ),
