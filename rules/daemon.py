@@ -154,7 +154,7 @@ DAEMON = Group(
             ),
         ),
         Alert(
-            name="storage_full",
+            name="storage_disk_filling",
             severity="warning",
             expr="<storage.volume_free_bytes> / <storage.volume_size_bytes> < 0.1 "
             f"or predict_linear(<storage.volume_free_bytes>[6h], {DAYS_AHEAD} * 86400) < 0 "

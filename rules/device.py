@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from gpumon.catalog import xids
+from gpumon.catalog.xids import APPLICATION_XIDS, CONTAINED_XIDS
 from rules.model import Alert, Example, Group
 
 GPU = {"gpu_id": "0"}
 # Join series of one GPU that have different labels otherwise.
 SAME_GPU = "(job, instance, gpu_uuid)"
 
-_AT_LEISURE = (xids.WATCH, xids.AT_NEXT_RESET)
-_BY_APPLICATION = (xids.RESTART_APPLICATION, xids.CHECK_APPLICATION, xids.FOLLOW_OTHER)
-# 94 costs one application, but the fault was the memory's; 154 says that the driver's advice changed, which has an
-# alert of its own.
-XID_WARNING = {94, 154} | {code for code, xid in xids.XIDS.items() if xid.advice in _AT_LEISURE}
-XID_APPLICATION = {code for code, xid in xids.XIDS.items() if xid.advice in _BY_APPLICATION} - XID_WARNING
 
-
-def _codes(codes: set[int]) -> str:
+def _codes(codes: frozenset[int]) -> str:
     return "|".join(str(code) for code in sorted(codes))
 
 
@@ -110,7 +103,7 @@ DEVICE = Group(
         _xid(
             "gpu_xid",
             "critical",
-            f'xid!~"{_codes(XID_APPLICATION | XID_WARNING)}"',
+            f'xid!~"{_codes(APPLICATION_XIDS | CONTAINED_XIDS)}"',
             "GPU {gpu_id} of {instance} reports XID {xid}",
             "GPU {gpu_id} ({gpu_uuid}) had XID {xid} {value} ago. Codes of this class are faults of the device, "
             "its memory or its links: drain it, and look up the code.",
@@ -120,7 +113,7 @@ DEVICE = Group(
         _xid(
             "gpu_xid_contained",
             "warning",
-            f'xid=~"{_codes(XID_WARNING)}"',
+            f'xid=~"{_codes(CONTAINED_XIDS)}"',
             "GPU {gpu_id} of {instance} reports XID {xid}, which was contained",
             "GPU {gpu_id} ({gpu_uuid}) had XID {xid} {value} ago. Codes of this class leave the GPU usable: "
             "reset it when its work allows.",
@@ -130,7 +123,7 @@ DEVICE = Group(
         _xid(
             "gpu_xid_application",
             "info",
-            f'xid=~"{_codes(XID_APPLICATION)}"',
+            f'xid=~"{_codes(APPLICATION_XIDS)}"',
             "An application on GPU {gpu_id} of {instance} failed with XID {xid}",
             "GPU {gpu_id} ({gpu_uuid}) had XID {xid} {value} ago. Codes of this class are mostly faults of the application.",
             "31",
