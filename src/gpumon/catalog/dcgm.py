@@ -13,7 +13,9 @@ from gpumon.catalog.model import EntityKind, Label, Reading
 
 FORMS = ("legacy", "4.9")
 
-MEGA, MILLI, NANO, HUNDREDTH, MIB = 1e6, 1e3, 1e9, 0.01, 1 / 2**20
+# What a value in base units is multiplied with.
+TO_MEGA, TO_MILLI, TO_NANO, TO_MIB = 1e-6, 1e3, 1e9, 1 / 2**20
+PERCENT_TO_RATIO = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,14 @@ def _ratio(legacy: str, renamed: str, column: str, help_text: str, *, default: b
 def _percent(legacy: str, renamed: str, column: str, what: str) -> Family:
     return Family(
         legacy=Named(f"DCGM_FI_DEV_{legacy}", f"{what} utilization (in %)."),
-        renamed=Named(f"DCGM_FI_DEV_{renamed}", f"{what} utilization, from 0 to 1.", HUNDREDTH),
+        renamed=Named(f"DCGM_FI_DEV_{renamed}", f"{what} utilization, from 0 to 1.", PERCENT_TO_RATIO),
         columns=(column,),
     )
 
 
 def _memory(legacy: str, renamed: str, column: str, what: str, *, mig: str | None = None) -> Family:
     return Family(
-        legacy=Named(f"DCGM_FI_DEV_FB_{legacy}", f"Framebuffer memory {what} (in MiB).", MIB),
+        legacy=Named(f"DCGM_FI_DEV_FB_{legacy}", f"Framebuffer memory {what} (in MiB).", TO_MIB),
         renamed=Named(f"DCGM_FI_DEV_FB_{renamed}_BYTES", f"Framebuffer memory {what}, in bytes."),
         columns=(column,),
         mig=mig,
@@ -98,12 +100,12 @@ def _pcie(direction: str, what: str, column: str) -> Family:
 
 FAMILIES = (
     Family(
-        legacy=Named("DCGM_FI_DEV_SM_CLOCK", "SM clock frequency (in MHz).", 1 / MEGA),
+        legacy=Named("DCGM_FI_DEV_SM_CLOCK", "SM clock frequency (in MHz).", TO_MEGA),
         renamed=Named("DCGM_FI_DEV_SM_CLOCK_HERTZ", "SM clock frequency, in hertz."),
         columns=("clock_sm_hertz",),
     ),
     Family(
-        legacy=Named("DCGM_FI_DEV_MEM_CLOCK", "Memory clock frequency (in MHz).", 1 / MEGA),
+        legacy=Named("DCGM_FI_DEV_MEM_CLOCK", "Memory clock frequency (in MHz).", TO_MEGA),
         renamed=Named("DCGM_FI_DEV_MEMORY_CLOCK_HERTZ", "Memory clock frequency, in hertz."),
         columns=("clock_memory_hertz",),
     ),
@@ -123,7 +125,7 @@ FAMILIES = (
         columns=("power",),
     ),
     Family(
-        legacy=Named("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Total energy consumption since boot (in mJ).", MILLI),
+        legacy=Named("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Total energy consumption since boot (in mJ).", TO_MILLI),
         renamed=Named("DCGM_FI_DEV_GPU_ENERGY_JOULES_TOTAL", "Energy used since the driver was loaded, in joules."),
         columns=("energy_driver_joules_total",),
         counts=True,
@@ -221,7 +223,7 @@ FAMILIES = (
         for pipe in ("FP64", "FP32", "FP16")
     ),
     Family(
-        legacy=Named("DCGM_FI_DEV_POWER_VIOLATION", "Throttling duration due to power constraints (in ns).", NANO),
+        legacy=Named("DCGM_FI_DEV_POWER_VIOLATION", "Throttling duration due to power constraints (in ns).", TO_NANO),
         renamed=Named(
             "DCGM_FI_DEV_GPU_POWER_THROTTLE_SECONDS_TOTAL", "Time the clocks were held down for power, in seconds."
         ),
@@ -231,7 +233,7 @@ FAMILIES = (
     ),
     Family(
         legacy=Named(
-            "DCGM_FI_DEV_SYNC_BOOST_VIOLATION", "Throttling duration due to sync-boost constraints (in ns).", NANO
+            "DCGM_FI_DEV_SYNC_BOOST_VIOLATION", "Throttling duration due to sync-boost constraints (in ns).", TO_NANO
         ),
         renamed=None,
         columns=("throttle_sync_boost_seconds_total",),
