@@ -74,14 +74,24 @@ DAEMON = Group(
         Alert(
             name="source_failing",
             severity="warning",
-            expr='<source.success source!="gpu"> == 0',
+            expr='<source.success source!="gpu"> == 0 '
+            'or <source.success source="gpu"> == 0 unless on (job, instance) <gpu_health.up> == 0',
             lasts="10m",
             summary="The source {source} of gpumon on {instance} cannot take its readings",
             description="The readings of {source} have been missing, or some of them, for ten minutes.",
             why="Ten minutes: sources try again by themselves. GPUs that are down have alerts of their own.",
             example=Example(
-                series={'<source.success source="process">': (1, 0, 1), '<source.success source="gpu">': 0},
+                series={
+                    '<source.success source="process">': (1, 0, 1),
+                    '<source.success source="gpu">': 0,
+                    "<gpu_health.up>": 0,
+                },
                 labels={"source": "process"},
+            ),
+            more=(
+                Example(
+                    series={'<source.success source="gpu">': (1, 0, 1), "<gpu_health.up>": 1}, labels={"source": "gpu"}
+                ),
             ),
         ),
         Alert(

@@ -87,6 +87,24 @@ DEVICE = Group(
             example=Example(series={"<gpu_health.hung>": (0, 1, 0), '<gpu_health.hung gpu_id="1">': 0}, labels=GPU),
         ),
         Alert(
+            name="gpu_released",
+            severity="warning",
+            expr='<gpu_down.down_info reason="RELEASED"> == 1',
+            lasts="4h",
+            summary="GPU {gpu_id} of {instance} was given up for maintenance and not taken up again",
+            description="gpumon was told four hours ago to let go of the driver; GPU {gpu_id} ({gpu_uuid}) is not watched.",
+            why="Maintenance of a driver takes minutes, of a node some hours; what lasts longer was forgotten.",
+            example=Example(
+                series={
+                    '<gpu_down.down_info reason="RELEASED">': (None, 1, None),
+                    '<gpu_down.down_info gpu_id="1",reason="GPU_IS_LOST">': 1,
+                },
+                labels=GPU | {"reason": "RELEASED"},
+                steps=(10, 30, 10),
+                step_minutes=10,
+            ),
+        ),
+        Alert(
             name="gpu_missing",
             severity="warning",
             expr="<daemon.gpu_count> < max_over_time(<daemon.gpu_count>[6h])",
