@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -17,13 +18,13 @@ from gpumon.catalog import ALERT, ALERT_DELIVERY, ALERTING, GPU, Entity, Snapsho
 from gpumon.catalog.alert import Setting
 from gpumon.catalog.alerts import ALERTS
 from gpumon.catalog.records import Event
-from gpumon.export.alerts import FLUSH_SECS, Alerts, make, targets
+from gpumon.export.alerts import FLUSH_SECS, Alerts, sender
 from gpumon.export.alerts_http import Webhook
 from gpumon.export.alerts_rule import Rule
 from gpumon.export.alerts_settings import rules
 from gpumon.hub import Hub
 from gpumon.settings import Alerts as AlertSettings
-from gpumon.settings import Settings
+from gpumon.settings import Kubernetes, Settings
 
 OWN = json.dumps([{"name": "hot", "metric": "gpumon_gpu_temperature_celsius", "above": 80, "clear": 70}])
 
@@ -161,14 +162,25 @@ def test_the_end_of_snapshots_is_noticed() -> None:
 
 def test_the_node_s_name_is_sent_along() -> None:
     """As Kubernetes has it, where it says so; a pod's own name says nothing."""
-    settings = replace(Settings(), alerts=AlertSettings(webhook_url="http://127.0.0.1:1/"))
+    assert sender(Settings(), {"NODE_NAME": "worker-3", "CLUSTER_NAME": "prod"}) == {
+        "host": "worker-3",
+        "cluster": "prod",
+    }
+    assert sender(Settings(), {}) == {"host": socket.gethostname()}
+    named = replace(Settings(), kubernetes=Kubernetes(node_name="worker-4"))
+    assert sender(named, {"NODE_NAME": "worker-3"})["host"] == "worker-4"
 
-    def host(environ: dict[str, str]) -> str:
-        alerts = make(settings, Hub(), environ=environ, logger=structlog.get_logger(), record=lambda _: None)
-        (outbox,) = alerts._outboxes
-        assert isinstance(outbox.target, Webhook)
-        return outbox.target._sender["host"]
 
-    assert host({"NODE_NAME": "worker-3"}) == "worker-3"
-    assert host({}) not in ("", "worker-3")
-    assert len(targets(settings, {}, "x")) == 1
+def test_a_defect_in_one_look_does_not_end_those_that_come() -> None:
+    """It is said once; the next snapshots are looked at."""
+
+    async def work() -> None:
+        async with serving() as server:
+            scene = Scene(server)
+            scene.hub.publish(Snapshot(1.0, 1.0, 1, (Entity(GPU, ("0",), ()),)))  # no entity is like that
+            await asyncio.sleep(0)
+            scene.publish(90.0)
+            await holds(lambda: scene.events)
+            await scene.alerts.stop()
+
+    assert "warning: looking for alerts failed: " in run(work)

@@ -136,14 +136,14 @@ def test_tables_can_be_written_in_the_file_and_in_the_environment(tmp_path: obje
 
 def test_places_to_send_to_are_those_of_the_settings() -> None:
     """None by default; an address shows nothing that may be secret."""
-    assert targets(Settings(), {}, "node") == []
+    assert targets(Settings(), {}) == []
     settings = given(
         webhook_url="https://user:secret@hooks.example/T0/secret?key=secret",
         webhook_headers="X-Key=se%2Ccret, X-Team=ml",
         alertmanager_urls="http://a:9093/prefix/  https://[::1]",
         enable_desktop_notifications=True,
     )
-    found = [(target.name, target.address) for target in targets(settings, {}, "node")]
+    found = [(target.name, target.address) for target in targets(settings, {})]
     assert found == [
         ("webhook", "hooks.example:443"),
         ("alertmanager", "a:9093"),
@@ -156,6 +156,6 @@ def test_places_to_send_to_are_those_of_the_settings() -> None:
 def test_a_header_that_is_none_is_refused_without_telling_it(headers: str) -> None:
     """Values are secrets."""
     with pytest.raises(SettingsError, match=r"^alerts\.webhook_headers has") as said:
-        targets(given(webhook_headers=headers), {}, "node")
+        targets(given(webhook_headers=headers), {})
     assert "secret." in str(said.value)
     assert str(said.value).count("secret") == 1

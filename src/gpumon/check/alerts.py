@@ -23,7 +23,7 @@ def alerts(settings: Settings, environ: Mapping[str, str] = os.environ) -> Findi
         return Finding(Status.INFO, "switched off: alerts.enabled is false")
     try:
         looked_for = rules(settings)
-        places = [(target.name, target.address) for target in targets(settings, environ, "")]
+        places = [(target.name, target.address) for target in targets(settings, environ)]
     except SettingsError as error:
         return Finding(Status.FAIL, str(error).removesuffix("."), "correct it")
     own = sum(rule.alert.own for rule in looked_for)

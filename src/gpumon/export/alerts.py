@@ -53,8 +53,9 @@ class Alerts:
         self._log = log
         self._record = record
         self._evaluation_seconds: float | None = None
-        onsets, chance = Onsets(logger), random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._outboxes = [Outbox(target, self._active, onsets=onsets, chance=chance) for target in told]
+        self._onsets = Onsets(logger)
+        chance = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._outboxes = [Outbox(target, self._active, onsets=self._onsets, chance=chance) for target in told]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -108,7 +109,10 @@ class Alerts:
     async def _look(self) -> None:
         async for snapshot in self._hub:
             began = time.perf_counter()
-            self.tell(self.watch.take(snapshot))
+            try:
+                self.tell(self.watch.take(snapshot))
+            except Exception as defect:  # noqa: BLE001 - a defect in one look must not end those that come
+                self._onsets.fail("look", "looking for alerts failed", error=f"{type(defect).__name__}: {defect}")
             self._evaluation_seconds = time.perf_counter() - began
 
     async def _look_at_age(self) -> None:
@@ -133,11 +137,9 @@ def make(
 
     SettingsError says in one sentence which setting is wrong.
     """
-    node = next((environ[name] for name in FROM_ENVIRONMENT["k8s.node.name"] if environ.get(name)), "")
-    host = settings.kubernetes.node_name or node or socket.gethostname()
     return Alerts(
         rules(settings),
-        targets(settings, environ, host),
+        targets(settings, environ),
         hub,
         logger,
         interval=settings.service.poll_interval_secs,
@@ -146,22 +148,29 @@ def make(
     )
 
 
-def targets(settings: Settings, environ: Mapping[str, str], host: str) -> list[Target]:
-    """Give the places that the settings name; `host` is what they are told this machine is called.
+def sender(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Give the labels that say which machine an alert is from: in Kubernetes the node, since a pod's name is its own."""
+    found = {
+        name: next((environ[variable] for variable in FROM_ENVIRONMENT[attribute] if environ.get(variable)), "")
+        for name, attribute in (("host", "k8s.node.name"), ("cluster", "k8s.cluster.name"))
+    }
+    host = settings.kubernetes.node_name or found["host"] or socket.gethostname()
+    return {"host": host} | ({"cluster": found["cluster"]} if found["cluster"] else {})
 
-    SettingsError says in one sentence what is wrong.
-    """
+
+def targets(settings: Settings, environ: Mapping[str, str]) -> list[Target]:
+    """Give the places that the settings name. SettingsError says in one sentence what is wrong."""
     alerts = settings.alerts
     found: list[Target] = []
-    sender = {"host": host}
+    origin = sender(settings, environ)
     headers = _headers(alerts.webhook_headers)
     if alerts.webhook_url or alerts.alertmanager_urls:
         from gpumon.export.alerts_http import Alertmanager, Webhook
 
         if alerts.webhook_url:
-            found.append(Webhook(alerts.webhook_url, headers, alerts.webhook_bearer_token_file, sender))
+            found.append(Webhook(alerts.webhook_url, headers, alerts.webhook_bearer_token_file, origin))
         found.extend(
-            Alertmanager(url, alerts.alertmanager_bearer_token_file, sender, alerts.resend_secs)
+            Alertmanager(url, alerts.alertmanager_bearer_token_file, origin, alerts.resend_secs)
             for url in alerts.alertmanager_urls.split()
         )
     if alerts.enable_desktop_notifications:
@@ -202,7 +211,7 @@ def event(incident: Incident) -> Event:
     if incident.ended is None and incident.advice:
         facts["advice"] = incident.advice
     if incident.ended is not None:
-        facts["seconds"] = round(incident.ended - incident.started, 3)
+        facts["seconds"] = round(incident.seconds, 3)
     return Event(
         timestamp=incident.started if incident.ended is None else incident.ended,
         kind="alert_start" if incident.ended is None else "alert_end",

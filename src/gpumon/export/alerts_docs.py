@@ -55,7 +55,7 @@ Beginnings and ends are posted as JSON in the form in which Alertmanager calls w
 Every active alert is sent when it begins and again every `alerts.resend_secs`, to every address of `alerts.alertmanager_urls`, by API version 2.
 It carries the time at which it ends by itself, four of these intervals later, so that a gpumon that is gone leaves nothing behind.
 Its end is sent when it ends.
-`alertname` is the alert's name; the labels are those of the thing it is about, `severity`, and `host`: the node's name where Kubernetes gives it (`kubernetes.node_name`, `NODE_NAME`), else the host's.
+`alertname` is the alert's name; the labels are those of the thing it is about, `severity`, and `host`: the node's name where Kubernetes gives it (`kubernetes.node_name`, `NODE_NAME`), else the host's; `cluster` as well where `CLUSTER_NAME` is set.
 
 A user and password in a URL are sent as basic auth.
 With https, certificates are checked against the system's authorities, or those in the file that the variable `SSL_CERT_FILE` names.

@@ -171,10 +171,9 @@ def document(incident: Incident, sender: Headers, ends: float | None) -> dict[st
         "description": incident.message,
         "advice": incident.advice,
         "runbook": alert.runbook,
-        "threshold": f"{incident.threshold:g}",
+        "value": "" if incident.value is None else f"{incident.value:g}",
+        "threshold": "" if incident.threshold is None else f"{incident.threshold:g}",
     }
-    if incident.value is not None:
-        annotations["value"] = f"{incident.value:g}"
     times = {"startsAt": rfc3339(incident.started)} | ({} if ends is None else {"endsAt": rfc3339(ends)})
     return {
         "labels": {**labels, **sender, "alertname": alert.name, "severity": alert.severity},

@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from math import inf
 from operator import itemgetter
 
 from gpumon.catalog import EntityKind, Since
@@ -102,9 +103,12 @@ class Window:
 
 
 class Past:
-    """What is remembered of each thing, to tell the increase, mean or fall of its value."""
+    """What is remembered of each thing, to tell the increase, mean or fall of its value.
 
-    __slots__ = ("_from_zero", "_known", "_look", "_seconds", "_windows")
+    Nearly all things are as they were nearly always, and that is found out first.
+    """
+
+    __slots__ = ("_before", "_from_zero", "_known", "_look", "_now", "_seconds", "_windows")
 
     def __init__(self, alert: Alert) -> None:
         self._look = alert.look
@@ -114,21 +118,43 @@ class Past:
         self._from_zero = all(c.since is Since.GPUMON for c in alert.kind.columns if c.name in columns)
         self._known: dict[Labels, float] = {}
         self._windows: dict[Labels, Window] = {}
+        self._before = self._now = inf
 
     def take(self, labels: Labels, value: float, now: float) -> float:
         """Take a thing's value of now, and give its increase, mean or fall."""
+        if now != self._now:
+            self._before, self._now = self._now, now
         if self._look is Look.FALL:
-            highest = self._known[labels] = max(value, self._known.get(labels, value))
-            return highest - value
+            return self._fall(labels, value)
         if self._look is Look.MEAN:
-            since = now - self._known.get(labels, now)
-            self._known[labels] = now
-            amount, whole = value * min(since, self._seconds), self._seconds
+            # What is read now is taken for what was since the last time, which is not longer than the window.
+            amount, whole = value * min(max(now - self._before, 0.0), self._seconds), self._seconds
         else:
-            amount, whole = value - self._known.get(labels, 0.0 if self._from_zero else value), 1.0
-            self._known[labels] = value
+            amount, whole = self._growth(labels, value), 1.0
+        if amount <= 0 and not self._windows:
+            return 0.0
+        return self._sum(labels, amount, now) / whole
+
+    def _fall(self, labels: Labels, value: float) -> float:
+        highest = self._known.get(labels)
+        if highest is not None and value <= highest:
+            return highest - value
+        self._known[labels] = value
+        return 0.0
+
+    def _growth(self, labels: Labels, value: float) -> float:
+        """Give how much a counter grew; one that shrank has begun anew."""
+        last = self._known.get(labels)
+        if value == last:
+            return 0.0
+        self._known[labels] = value
+        if last is None:
+            return value if self._from_zero else 0.0
+        return value - last
+
+    def _sum(self, labels: Labels, amount: float, now: float) -> float:
         window = self._windows.get(labels)
-        if amount > 0:  # a counter that shrinks has begun anew
+        if amount > 0:
             if window is None:
                 window = self._windows[labels] = Window(self._seconds)
             window.add(now, amount)
@@ -137,12 +163,12 @@ class Past:
         total = window.sum(now)
         if not total:
             del self._windows[labels]
-        return total / whole
+        return total
 
     @property
     def full(self) -> bool:
         """Say whether so much is remembered that it is time to `forget`."""
-        return len(self._known) > MOST_KNOWN
+        return len(self._known) > MOST_KNOWN or len(self._windows) > MOST_KNOWN
 
     def forget(self, but: Container[Labels]) -> None:
         """Forget all things but these."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gpumon.catalog import AGE, ALERT, Entity, EntityKind, Snapshot
 from gpumon.catalog.alert import Alert, Guard, Look
@@ -25,14 +25,14 @@ class Incident:
     """An alert of one thing as it was at a moment; times are Unix seconds, `ended` is None while it is active.
 
     `labels` are those of the thing; `words` are all that a message may use. `value` is None where something is missing,
-    or not known any more.
+    or not known any more; what is missing has no `threshold` either.
     """
 
     alert: Alert
     labels: Mapping[str, str]
     words: Mapping[str, str]
     value: float | None
-    threshold: float
+    threshold: float | None
     started: float
     ended: float | None = None
 
@@ -46,9 +46,14 @@ class Incident:
         """Say what is wrong in words with numbers, or that it is over."""
         if self.ended is not None:
             how = "over" if self.value is not None or self.alert.absent else "not known any more"
-            return f"{self.summary}: {how} after {self.ended - self.started:.0f} s"
+            return f"{self.summary}: {how} after {self.seconds:.0f} s"
         numbers = _fill(self.alert.numbers, {**self.words, "value": self.value, "threshold": self.threshold})
         return f"{self.summary}: {numbers}" if numbers else self.summary
+
+    @property
+    def seconds(self) -> float:
+        """Give how long an alert that ended was active; 0 where the clock on the wall was set back meanwhile."""
+        return max(0.0, (self.started if self.ended is None else self.ended) - self.started)
 
     @property
     def advice(self) -> str:
@@ -79,6 +84,16 @@ class State:
     calm: float | None = None  # since when it does not hold any more, by the hysteresis
 
 
+@dataclass(slots=True)
+class Turn:
+    """One look at a snapshot: room for so many conditions of the alert, what was found, and how many were left out."""
+
+    snapshot: Snapshot
+    room: int
+    found: list[Incident] = field(default_factory=list)
+    left_out: int = 0
+
+
 class Watched:
     """One alert over all things it looks at."""
 
@@ -92,45 +107,44 @@ class Watched:
         self._sign = -1.0 if alert.below is not None else 1.0
         self._names = tuple(label.name for label in alert.kind.labels)
         self._name_at = self._names.index("gpu_name") if "gpu_name" in self._names else None
+        self._models = bool(rule.models)
         self._thresholds: dict[str, float] = {}
         self._known: dict[Labels, float] = {}  # for `absent`: when a value was known last
 
-    def look(self, entities: Sequence[Entity], snapshot: Snapshot, room: int) -> Iterator[Incident | None]:
-        """Take the entities of the alert's kind; give what began and ended, and None for each left out for want of room."""
-        now = snapshot.monotonic
-        for labels, value in self._values(entities):
+    def look(self, entities: Sequence[Entity], snapshot: Snapshot, room: int) -> Turn:
+        """Take the entities of the alert's kind, and give what began and ended."""
+        turn = Turn(snapshot, room)
+        now, read, past, states = snapshot.monotonic, self._read, self._past, self.states
+        for entity in [_sum(entities)] if self.alert.together and entities else entities:
+            value = read(entity.values)
             if value is None:
                 continue
-            if self._past is not None:
-                value = self._past.take(labels, value, now)
+            labels = entity.labels
+            if past is not None:
+                value = past.take(labels, value, now)
             if self.alert.absent:
                 self._known[labels] = now
-                beyond, excess = False, 0.0
+                excess = 0.0
             else:
-                excess = self._sign * (value - self._threshold(labels))
-                beyond = excess > 0
-            state = self.states.get(labels) if self.states else None
-            if beyond and (words := self._words(labels, snapshot, known=state is not None)) is not None:
-                yield from self._hold(labels, state, value, words, snapshot, room)
-            elif state is not None:
-                calm = not beyond and -excess < self.alert.hysteresis
-                yield from self._rest(labels, state, value, snapshot, still=calm)
-        yield from self._unknown(snapshot, room)
-        if self._past is not None and self._past.full:
-            self._past.forget({entity.labels for entity in entities})
+                excess = self._sign * (value - (self._threshold(labels) if self._models else self._rule.threshold))
+            if excess > 0 or (states and labels in states):
+                self._judge(labels, value, excess, turn)
+        self._unknown(turn)
+        if past is not None and past.full:
+            past.forget({entity.labels for entity in entities})
+        return turn
 
-    def _values(self, entities: Sequence[Entity]) -> Iterator[tuple[Labels, float | None]]:
-        if not self.alert.together:
-            for entity in entities:
-                yield entity.labels, self._read(entity.values)
-            return
-        known = [value for entity in entities if (value := self._read(entity.values)) is not None]
-        yield (), sum(known) if known else None
+    def _judge(self, labels: Labels, value: float, excess: float, turn: Turn) -> None:
+        """Take a value that is beyond the threshold, or was a moment ago."""
+        state = self.states.get(labels)
+        if excess > 0 and (words := self._words(labels, turn.snapshot, known=state is not None)) is not None:
+            self._hold(labels, state, value, words, turn)
+        elif state is not None:
+            still = excess <= 0 and -excess < self.alert.hysteresis
+            self._rest(labels, state, value, turn, still=still)
 
     def _threshold(self, labels: Labels) -> float:
-        if self._name_at is None or not self._rule.models:
-            return self._rule.threshold
-        name = labels[self._name_at]
+        name = "" if self._name_at is None else labels[self._name_at]
         if name not in self._thresholds:
             self._thresholds[name] = self._rule.threshold_for(name)
         return self._thresholds[name]
@@ -149,42 +163,34 @@ class Watched:
         return None if other is None else {**_named(other), **words}
 
     def _hold(
-        self,
-        labels: Labels,
-        state: State | None,
-        value: float | None,
-        words: Mapping[str, str],
-        snapshot: Snapshot,
-        room: int,
-    ) -> Iterator[Incident | None]:
+        self, labels: Labels, state: State | None, value: float | None, words: Mapping[str, str], turn: Turn
+    ) -> None:
         """Note that the condition holds, and begin the alert when it has for long enough."""
-        now = snapshot.monotonic
+        now = turn.snapshot.monotonic
         if state is None:
-            if len(self.states) >= room:
-                yield None
+            if len(self.states) >= turn.room:
+                turn.left_out += 1
                 return
             state = self.states[labels] = State(since=now, seen=now)
         state.seen, state.calm = now, None
         began = state.incident is None and now - state.since >= self.alert.for_seconds
         if state.incident is None and not began:
             return
-        started = snapshot.time if state.incident is None else state.incident.started
+        started = turn.snapshot.time if state.incident is None else state.incident.started
         state.incident = Incident(
             alert=self.alert,
             labels=dict(zip(self._names, labels, strict=False)),
             words=words,
             value=value,
-            threshold=self._threshold(labels),
+            threshold=None if self.alert.absent else self._threshold(labels),
             started=started,
         )
         if began:
-            yield state.incident
+            turn.found.append(state.incident)
 
-    def _rest(
-        self, labels: Labels, state: State, value: float | None, snapshot: Snapshot, *, still: bool
-    ) -> Iterator[Incident]:
+    def _rest(self, labels: Labels, state: State, value: float | None, turn: Turn, *, still: bool) -> None:
         """Note that the condition does not hold; `still` while the value is too near the threshold to be sure."""
-        now = snapshot.monotonic
+        now = turn.snapshot.monotonic
         state.seen = now
         if state.incident is None:
             del self.states[labels]
@@ -193,24 +199,31 @@ class Watched:
         if state.calm is None or now - state.calm < self.alert.clear_seconds:
             return
         del self.states[labels]
-        yield replace(state.incident, value=value, ended=snapshot.time)
+        turn.found.append(replace(state.incident, value=value, ended=turn.snapshot.time))
 
-    def _unknown(self, snapshot: Snapshot, room: int) -> Iterator[Incident | None]:
+    def _unknown(self, turn: Turn) -> None:
         """See to what is not known at this time."""
-        now = snapshot.monotonic
+        now = turn.snapshot.monotonic
         if self.alert.absent:
             for labels, known in list(self._known.items()):
                 if known == now:
                     continue
                 if now - known > ABSENT_SECONDS:
                     del self._known[labels]
-                elif (words := self._words(labels, snapshot, known=labels in self.states)) is not None:
-                    yield from self._hold(labels, self.states.get(labels), None, words, snapshot, room)
+                elif (words := self._words(labels, turn.snapshot, known=labels in self.states)) is not None:
+                    self._hold(labels, self.states.get(labels), None, words, turn)
         for labels, state in list(self.states.items()) if self.states else ():
             if now - state.seen > UNKNOWN_SECONDS:
                 del self.states[labels]
                 if state.incident is not None:
-                    yield replace(state.incident, value=None, ended=snapshot.time)
+                    turn.found.append(replace(state.incident, value=None, ended=turn.snapshot.time))
+
+
+def _sum(entities: Sequence[Entity]) -> Entity:
+    """Give one entity without labels, whose values are the sums of those that are known."""
+    columns = zip(*(entity.values for entity in entities), strict=True)
+    known = [[value for value in column if value is not None] for column in columns]
+    return Entity(entities[0].kind, (), tuple(sum(values) if values else None for values in known))
 
 
 def _meant(alert: Alert, words: Mapping[str, str]) -> bool:
@@ -277,13 +290,10 @@ class Watch:
         used = sum(len(each.states) for each in self._watched)
         for each in watched:
             before = len(each.states)
-            for change in each.look(found[each.alert.kind], snapshot, MOST_STATES - used + before):
-                if change is None:
-                    self.left_out += 1
-                    continue
-                changes.append(change)
-                if change.ended is None:
-                    self.started[change.alert.severity] += 1
+            turn = each.look(found[each.alert.kind], snapshot, MOST_STATES - used + before)
+            self.left_out += turn.left_out
+            self.started[each.alert.severity] += sum(incident.ended is None for incident in turn.found)
+            changes += turn.found
             used += len(each.states) - before
         return changes
 
