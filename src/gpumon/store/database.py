@@ -111,6 +111,7 @@ def read(path: Path, seconds: float | None = None) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cache_size = -256")
     if seconds is not None:
         end = time.monotonic() + seconds
         connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)  # steps of some nanoseconds each
