@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,10 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def seen(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     """Give a page whose modules can be imported."""
-    with gpumon(tmp_path_factory.mktemp("gpumon"), "--simulate", "t4x1") as node, visit(browser, node.url) as seen:
+    with (
+        gpumon(tmp_path_factory.mktemp("gpumon"), "--simulate", "t4x1", interval=0.5) as node,
+        visit(browser, node.url) as seen,
+    ):
         yield seen
 
 
@@ -68,6 +73,23 @@ def test_a_time_of_which_nothing_is_known_is_a_gap(seen: Visit) -> None:
         [[1, 1, 1, 1, 2, 2]],
     )
     assert lines == [[0, 2, 4, 12, 14, 40, 42], [[1, 1, 1, 1, None, 2, 2]]]
+
+
+def test_the_past_is_put_before_what_was_seen_whatever_comes_first(seen: Visit) -> None:
+    """The store answers when it does: no time stands twice, and all rise."""
+    script = """async ([order, now]) => {
+        const { Live } = await import('/static/live.js');
+        const live = new Live();
+        live.stored = true;
+        const see = (time) => live.add({ time, stale: false, gpus: [{ id: '0', gpu: { power: 1 } }] });
+        const steps = { see: () => see(now), more: () => see(now + 2), sparks: () => live.recallSparks(), past: () => live.recall('0') };
+        for (const step of order) await steps[step]();
+        return live.of('0').times;
+    }"""
+    for order in permutations(("see", "sparks", "past")):
+        times = seen.page.evaluate(script, [[*order, "more"], time.time() + 5])
+        assert len(times) >= 3, order
+        assert times == sorted(set(times)), order
 
 
 def event(kind: str, second: int, gpu: int | None = 0, subject: str | None = None, **detail: str) -> dict[str, Any]:

@@ -117,25 +117,25 @@ export const query = (range) =>
 
 /** Put the past before what was seen here, in place of any past that is there. */
 function prepend(series, times, valuesOf) {
-  const first = series.first ?? Infinity;
+  const first = series.times[series.past] ?? Infinity;
   const many = times.filter((time) => time < first).length;
-  const old = Math.max(
-    0,
-    series.times.findIndex((time) => time >= first),
-  );
-  series.times.splice(0, old, ...times.slice(0, many));
-  for (const column of COLUMNS)
-    series.columns[column].splice(0, old, ...(valuesOf(column)?.slice(0, many) ?? new Array(many).fill(null)));
+  series.times.splice(0, series.past, ...times.slice(0, many));
+  for (const column of COLUMNS) {
+    const values = valuesOf(column)?.slice(0, many) ?? new Array(many).fill(null);
+    series.columns[column].splice(0, series.past, ...values);
+  }
+  series.past = many;
 }
 
+/** A series is of one length throughout; its first `past` points are the store's, `recalled` says that it was asked. */
 const empty = () => ({
   times: [],
   columns: Object.fromEntries(COLUMNS.map((column) => [column, []])),
+  past: 0,
   recalled: false,
 });
 
 function push(series, time, gpu) {
-  series.first ??= time;
   series.times.push(time);
   for (const column of COLUMNS) series.columns[column].push(gpu[column] ?? null);
 }
@@ -145,4 +145,5 @@ function trim(series, oldest) {
   if (many <= 0) return;
   series.times.splice(0, many);
   for (const column of COLUMNS) series.columns[column].splice(0, many);
+  series.past = Math.max(0, series.past - many);
 }
