@@ -123,6 +123,7 @@ def test_a_model_is_shown_with_speed_first_token_and_energy(browser: Browser, se
     served.publish(*model(1000, 0.5))
     with visit(browser, served.url, ready="#model-rows tr") as seen:
         assert seen.texts("#model-rows .speed") == ["–"]
+        assert seen.texts("#model-rows .first") == ["–"]
         served.publish(*model(1400, 0.5, 0.1, 0.3), after=10)
         seen.expect_text("#model-rows .speed", "40")
         assert seen.texts("#model-rows th") == [MODEL]

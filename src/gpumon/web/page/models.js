@@ -29,10 +29,10 @@ export function models() {
       const of = (kind, row) =>
         node.all(kind).find((each) => each.server === row.server && each.model === row.model) ?? {};
       const keyOf = (row) => `${row.server} ${row.model}`;
-      const traffics = new Map(node.all("llm_traffic").map((row) => [keyOf(row), row]));
-      const rows = new Map([...node.all("llm_model"), ...traffics.values()].map((row) => [keyOf(row), row]));
+      const traffics = Map.groupBy(node.all("llm_traffic"), keyOf);
+      const rows = new Map([...node.all("llm_model"), ...node.all("llm_traffic")].map((row) => [keyOf(row), row]));
       const shown = [...rows].map(([key, row]) => {
-        const traffic = traffics.get(key) ?? {};
+        const traffic = together(traffics.get(key) ?? []);
         const back = past(key, node.time, traffic);
         return {
           key,
@@ -42,7 +42,7 @@ export function models() {
           running: traffic.requests_running,
           waiting: traffic.requests_waiting,
           speed: speed(back(WINDOW_SECONDS), { time: node.time, traffic }),
-          first: firstToken(back(FIRST_TOKEN_SECONDS).traffic, traffic),
+          first: firstToken(back(FIRST_TOKEN_SECONDS).traffic.first_tokens, traffic.first_tokens),
           joules: of("llm_energy", row).joules_per_token,
           cache: traffic.kv_cache_usage_ratio,
           memory: of("llm_model", row).memory_bytes,
@@ -50,6 +50,11 @@ export function models() {
       });
       keep(find("model-rows"), shown, (row) => row.key, modelRow);
       show(find("model-table"), shown.length > 0);
+      const dash = [...find("model-rows").children].some((row) => row.textContent.includes(NONE));
+      put(
+        find("model-note"),
+        dash ? `${NONE} is what the server does not tell, or what nobody asked it for lately.` : "",
+      );
       const ways = node.all("llm_way");
       keep(find("server-rows"), servers, (server) => server.server, serverRow);
       for (const element of find("server-rows").children) {
@@ -60,6 +65,22 @@ export function models() {
   };
 }
 
+/** Give what all sources tell of a model as one: each token and each request is counted by one of them only. */
+function together(rows) {
+  const sum = (name) => rows.map((row) => row[name]).reduce((a, b) => (a === undefined ? b : a + (b ?? 0)), undefined);
+  const first = rows.map((row) => row.time_to_first_token_seconds).filter(Boolean);
+  return {
+    requests_running: sum("requests_running"),
+    requests_waiting: sum("requests_waiting"),
+    generated_tokens_total: sum("generated_tokens_total"),
+    kv_cache_usage_ratio: rows.find((row) => row.kv_cache_usage_ratio !== undefined)?.kv_cache_usage_ratio,
+    first_tokens: first.reduce((all, { count, sum }) => ({ count: all.count + count, sum: all.sum + sum }), {
+      count: 0,
+      sum: 0,
+    }),
+  };
+}
+
 /** Give tokens per second between two moments; undefined where it is not known. */
 function speed(before, now) {
   const seconds = now.time - before.time;
@@ -67,12 +88,10 @@ function speed(before, now) {
   return seconds > 0 && tokens >= 0 ? tokens / seconds : undefined;
 }
 
-/** Give the mean time to the first token between two moments, in seconds; without any in between, of all there were. */
+/** Give the mean time to the first token between two moments, in seconds; undefined where there was none. */
 function firstToken(before, now) {
-  const after = now.time_to_first_token_seconds;
-  if (!after?.count) return undefined;
-  const { count = 0, sum = 0 } = before.time_to_first_token_seconds ?? {};
-  return after.count > count ? (after.sum - sum) / (after.count - count) : after.sum / after.count;
+  const count = now.count - before.count;
+  return count > 0 ? (now.sum - before.sum) / count : undefined;
 }
 
 function modelRow() {

@@ -2,16 +2,14 @@
 import { THROTTLING, down, missing } from "./words.js";
 
 const NOTHING = [];
+// Kinds of which a GPU has its own.
+const BY_GPU = "gpu gpu_info gpu_down support mig mig_info fan nvlink workload share_reason".split(" ");
 
 /** Give the node a snapshot shows. GPUs are those that gpumon has seen since it started, also while they are down. */
 export function node(snapshot) {
   const { entities } = snapshot;
   const all = (kind) => entities[kind] ?? NOTHING;
-  const by = Object.fromEntries(
-    ["gpu", "gpu_info", "gpu_down", "support", "mig", "mig_info", "fan", "nvlink", "workload", "share_reason"].map(
-      (kind) => [kind, grouped(all(kind))],
-    ),
-  );
+  const by = Object.fromEntries(BY_GPU.map((kind) => [kind, Map.groupBy(all(kind), (entity) => entity.gpu_id)]));
   const rows = all("gpu_health").length ? all("gpu_health") : all("gpu");
   const gpus = rows.map((row) => {
     const of = (kind) => by[kind].get(row.gpu_id) ?? NOTHING;
@@ -47,16 +45,6 @@ export function node(snapshot) {
     sources: all("source"),
     all,
   };
-}
-
-function grouped(entities) {
-  const groups = new Map();
-  for (const entity of entities) {
-    const group = groups.get(entity.gpu_id);
-    if (group) group.push(entity);
-    else groups.set(entity.gpu_id, [entity]);
-  }
-  return groups;
 }
 
 function throttling(gpu) {

@@ -4,7 +4,7 @@ import { count, gibibytes, percent, power, shortName, celsius } from "./format.j
 import { gauge } from "./gauge.js";
 import { GAUGES } from "./readings.js";
 import { spark } from "./spark.js";
-import { CATEGORIES, SEVERITIES, alertName } from "./words.js";
+import { CATEGORIES, alertName } from "./words.js";
 
 // Pixels: below this a card's bars are too short to compare; the gap is the style sheet's.
 const [NARROWEST, GAP] = [255, 10];
@@ -81,11 +81,10 @@ function card() {
 /** Give what is to be said of a GPU's state in two words, and how bad it is. */
 export function stateOf(one) {
   if (!one.up) return [one.trouble, "bad"];
-  const alert = ["critical", "warning"]
-    .map((severity) => one.alerts.find((each) => each.severity === severity))
-    .find(Boolean);
-  if (alert) return [alertName(alert.alert), SEVERITIES[alert.severity]];
+  const alert = (severity) => one.alerts.find((each) => each.severity === severity);
+  if (alert("critical")) return [alertName(alert("critical").alert), "bad"];
   if (one.trouble) return [one.trouble, "warn"];
+  if (alert("warning")) return [alertName(alert("warning").alert), "warn"];
   return ["", "calm"];
 }
 

@@ -1,8 +1,8 @@
 // The processes on the GPUs: whose they are, what kind of work, which share.
 import { find, keep, make, mark, put, show } from "./dom.js";
-import { NONE, bytes, count, percent } from "./format.js";
+import { NONE, bytes, percent } from "./format.js";
 import { get } from "./link.js";
-import { CATEGORIES } from "./words.js";
+import { CATEGORIES, missing } from "./words.js";
 
 // Comings and goings are seen soon enough; the list can be long.
 const EVERY_SECONDS = 4;
@@ -16,7 +16,7 @@ const COLUMNS = ["gpu", "pid", "name", "kind", "where", "share", "memory"];
 export function processes(chosen) {
   const only = find("only-processes");
   const body = find("process-rows");
-  let [rows, trouble, asked, due] = [[], "", -Infinity, -Infinity];
+  let [node, rows, trouble, asked, due] = [{ gpus: [] }, [], "", -Infinity, -Infinity];
   only.addEventListener("change", draw);
 
   function draw() {
@@ -24,31 +24,36 @@ export function processes(chosen) {
     const wanted = only.checked ? rows.filter((row) => `${row.gpu_id}` === id) : rows;
     keep(body, wanted.slice(0, MOST), (row) => `${row.gpu_uuid}/${row.gpu_instance_id ?? ""}/${row.pid}`, processRow);
     show(find("process-table"), wanted.length > 0);
-    const more =
-      wanted.length > MOST
-        ? `${count(wanted.length - MOST, "more process").replace("processs", "processes")} not shown.`
-        : "";
-    put(
-      find("process-note"),
-      trouble ||
-        more ||
-        (wanted.length ? "" : only.checked ? `No process is on GPU ${id}.` : "No process is on a GPU."),
-    );
+    put(find("process-note"), trouble || note(wanted, only.checked ? `GPU ${id}` : "a GPU"));
+  }
+
+  function note(wanted, where) {
+    if (wanted.length === 0) return `No process is on ${where}.`;
+    const said = wanted.length > MOST ? [`${wanted.length - MOST} more are not shown.`] : [];
+    if (wanted.some((row) => row.sm_utilization_percent === undefined)) {
+      const known = reasons("work")[0];
+      said.push(`Share ${NONE}: ${known ? missing(known) : "the driver has sampled no work of it lately"}.`);
+    }
+    return said.join(" ");
+  }
+
+  /** Give why some part of what processes do is not known, GPU by GPU. */
+  function reasons(part) {
+    const all = node.gpus.flatMap((one) => one.shareReasons);
+    return all.filter((each) => each.part === part).map((each) => each.reason);
   }
 
   return {
     draw,
-    /** Ask for the processes if it is time; `node` tells the time and what cannot be known. */
-    async update(node) {
+    /** Ask for the processes if it is time; `now` tells the time and what cannot be known. */
+    async update(now) {
+      node = now;
       if (node.time < due && node.time >= asked) return;
       [asked, due] = [node.time, node.time + EVERY_SECONDS];
       try {
         rows = (await get("processes")).processes;
-        const reasons = node.gpus.flatMap((one) =>
-          one.shareReasons.filter((each) => each.part === "processes").map((each) => each.reason),
-        );
         const unseen = node.attribution?.mode === "none" ? node.attribution.reason : "";
-        trouble = rows.length ? "" : reasons[0] || unseen;
+        trouble = rows.length ? "" : (reasons("processes").map(missing)[0] ?? unseen);
       } catch (error) {
         [rows, trouble] = [[], error.message];
         due = asked + AFTER_TROUBLE_SECONDS;
