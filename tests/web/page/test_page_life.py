@@ -111,7 +111,7 @@ def test_a_gpu_that_fails_is_told_in_words_and_marked_in_its_charts(browser: Bro
     variables = stub.environment(library, gpus=2, control=control)
     with (
         gpumon(tmp_path / "home", interval=TICK, **variables) as node,
-        visit(browser, node.url, hash_="#gpu=1") as seen,
+        visit(browser, node.url, hash_="#gpu=1", reduced_motion="reduce") as seen,
     ):
         seen.expect(f"{STATE} === 'live'")
         assert not seen.page.is_visible("#badge"), "a real driver is not called simulated"
@@ -127,11 +127,11 @@ def test_a_gpu_that_fails_is_told_in_words_and_marked_in_its_charts(browser: Bro
         seen.page.get_by_role("button", name="XID 79 on GPU 1").click()
         seen.page.wait_for_selector("#reset", state="visible")
         seen.expect("document.querySelector('#charts').ariaBusy !== 'true'")
-        plot = seen.page.locator(".chart .u-over").first.bounding_box()
-        assert plot is not None
+        plot = seen.page.locator(".chart .u-over").first
+        width = plot.evaluate("(node) => node.clientWidth")
         said = set()
-        for pixel in range(40):  # what has just happened is at the right end
-            seen.page.mouse.move(plot["x"] + plot["width"] - 1 - pixel, plot["y"] + 30)
+        for pixel in range(1, 40):  # what has just happened is at the right end
+            plot.hover(position={"x": width - pixel, "y": 30})
             said |= set(seen.texts("#mark-note"))
         assert any("XID 79" in text for text in said), said
         assert any("GPU 1 does not answer" in text for text in said), said
