@@ -25,6 +25,7 @@ VALUE_SETS: dict[str, Values] = {
     "nothing of the host": {"processView": "none", "podNames": "off", "data": {"volume": "emptyDir"}},
     "pod labels": {"config": {"kubernetes": {"pod_labels": "app,team"}}},
     "kernel log": {"kernelLog": True},
+    "privileged": {"securityContext": {"privileged": True}},
     "MIG": {"migMonitor": True, "runtimeClassName": "nvidia"},
     "every node": {"gpuNodeLabels": []},
     "host network": {"hostNetwork": True, "config": {"telemetry": {"metrics_port": 19090}}},

@@ -68,6 +68,7 @@ api: {{ include "gpumon.apiPort" . }}
 {{- if ne (include "gpumon.processView" .) "none" }}{{ $forbidden = append $forbidden (printf "processView %s" (include "gpumon.processView" .)) }}{{ end }}
 {{- if include "gpumon.podNames" . }}{{ $forbidden = append $forbidden "podNames kubelet" }}{{ end }}
 {{- if eq (include "gpumon.dataVolume" .) "hostPath" }}{{ $forbidden = append $forbidden "data.volume hostPath" }}{{ end }}
+{{- if .Values.securityContext.privileged }}{{ $forbidden = append $forbidden "securityContext.privileged" }}{{ end }}
 {{- if .Values.kernelLog }}{{ $forbidden = append $forbidden "kernelLog" }}{{ end }}
 {{- if .Values.migMonitor }}{{ $forbidden = append $forbidden "migMonitor" }}{{ end }}
 {{- if .Values.hostNetwork }}{{ $forbidden = append $forbidden "hostNetwork" }}{{ end }}

@@ -18,7 +18,7 @@
 {{/* Rights of the container: none, unless a value that needs one is set. */}}
 {{- define "gpumon.securityContext" -}}
 {{- $context := dict "readOnlyRootFilesystem" true }}
-{{- if .Values.kernelLog }}
+{{- if or .Values.kernelLog .Values.securityContext.privileged }}
 {{- /* A container may open no device that it was not given, and Kubernetes gives devices to privileged ones only. */}}
 {{- $_ := set $context "privileged" true }}
 {{- else }}
