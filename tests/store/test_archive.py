@@ -328,7 +328,7 @@ def test_any_schema_is_written_merged_and_read_back_equal(
         written = pa.Table.from_pylist(rows, schema=schema)
         place.write(f"table=t/date=2026-01-01/{number}.parquet", table, [written])
     opened = [place.open(f"table=t/date=2026-01-01/{number}.parquet") for number in range(len(files))]
-    together = pa.concat_tables(merged(opened, table, union(table, opened)))
+    together = pa.concat_tables(merged(lambda: opened, table, union(table, opened)))
     time = together.column("timestamp").cast(pa.int64())
     found = together.set_column(0, "timestamp", time).to_pylist()
     assert sorted(found, key=lambda row: row["timestamp"]) == everything

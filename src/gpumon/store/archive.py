@@ -6,6 +6,7 @@ table or in a file that the ledger calls live, and the next run finishes what wa
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sqlite3
@@ -17,10 +18,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from gpumon.memory import give_back
 from gpumon.store import ledger
 from gpumon.store.database import Transaction, connect
-from gpumon.store.extract import extract
+from gpumon.store.extract import extract, portions
 from gpumon.store.job import BusyError, Job, locked
 from gpumon.store.ledger import Listed
 from gpumon.store.parquet import DamagedError, Place, conform, in_order, merged, replaced_by, schema_of, union
@@ -37,6 +40,9 @@ NICENESS = 19
 # 4 MB at a time, so that the writer waits for milliseconds.
 FREE_SHARE = 0.25
 FREE_PAGES = 1000
+
+# Least rows of an hour that are in memory at a time: what a GPU has at 2 s, 2 MB.
+PIECE_ROWS = 1_800
 
 
 @dataclass(slots=True)
@@ -162,16 +168,29 @@ class Archivist:
             hour = ledger.oldest_hour(self.connection, table.name, self.cutoff, end)
 
     def _move_hour(self, table: Table, hour: str, end: str) -> None:
+        name = self._free_name(table, f"{hour[:10]}T{hour[11:13]}", hour[:10])
+        written: list[pa.Table] = []
         self.connection.execute("BEGIN")  # states and rows of one moment
         try:
-            rows = in_order(extract(self.connection, table.name, hour, end), table)
+            size = self.place.write(name, table, self._pieces(table, hour, end, written))
         finally:
             self.connection.execute("COMMIT")
-        name = self._free_name(table, f"{hour[:10]}T{hour[11:13]}", hour[:10])
-        size = self.place.write(name, table, [rows])
-        ledger.move(self.connection, _listed(name, table, rows, size), lambda: _keys(rows, table), fresh=True)
-        self.report.rows[table.name] = self.report.rows.get(table.name, 0) + rows.num_rows
+        keys = pa.concat_tables(written)
+        ledger.move(self.connection, _listed(name, table, keys, size), lambda: _keys(keys, table), fresh=True)
+        self.report.rows[table.name] = self.report.rows.get(table.name, 0) + keys.num_rows
         self.report.written += 1
+        give_back()
+
+    def _pieces(self, table: Table, hour: str, end: str, written: list[pa.Table]) -> Iterator[pa.Table]:
+        """Give an hour's rows in pieces, each sorted; the times and keys of what was given are added to `written`.
+
+        A piece is one GPU's, or more where they are few: so that a day is made of hours by reading each piece once.
+        """
+        for states in portions(self.connection, table.name, hour, end, PIECE_ROWS):
+            rows = in_order(extract(self.connection, table.name, hour, end, states=states), table)
+            written.append(rows.select([table.time, *table.key]))
+            yield rows
+            del rows  # before the next is made: there is memory for one
 
     def _free_name(self, table: Table, stem: str, date: str) -> str:
         """Give a name that no file has had: of the day, or of the hour, and a number."""
@@ -192,8 +211,10 @@ class Archivist:
                 self._compact(table, date, files)
 
     def _compact(self, table: Table, date: str, files: list[Listed]) -> None:
-        opened = [self.place.open(file.path) for file in files]
-        schema = union(table, opened)
+        def opened() -> Iterator[pq.ParquetFile]:
+            return (self.place.open(file.path) for file in files)
+
+        schema = union(table, opened())
         name = self._free_name(table, date, date)
         summary = Summary(table)
         size = self.place.write(
@@ -208,6 +229,7 @@ class Archivist:
         count = sum(file.rows for file in files)
         ledger.swap(self.connection, Listed(name, table.name, date, first, last, count, size), files)
         self.report.written += 1
+        give_back()
 
     # Limits
 
@@ -281,6 +303,7 @@ def run(job: Job, now: float | None = None) -> Report:
 def main() -> None:
     """Read a job from standard input, run it at the lowest priority, and write the report as JSON."""
     os.nice(NICENESS)
+    gc.freeze()  # what was imported stays, and need not be looked at again
     job = Job.loads(sys.stdin.read())
     try:
         report = run(job)

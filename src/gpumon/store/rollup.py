@@ -33,22 +33,23 @@ class Summary:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._shape = rollup_table(table)
-        self._parts: list[pa.Table] = []
+        self._day: pa.Table | None = None
 
     def of(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Pass the tables on."""
         for rows in tables:
             if self._shape is not None:
-                self._parts.append(rolled_up(rows, self._table))
+                part = rolled_up(rows, self._table)
+                # One table, because each has 600 columns, whose bookkeeping takes more memory than what is in them.
+                self._day = part if self._day is None else pa.concat_tables([self._day, part]).combine_chunks()
             yield rows
             del rows
 
     def write(self, place: Place, name: str) -> int:
         """Write the roll-up that belongs to the file `name`; gives its bytes, 0 for records, which have none."""
-        if self._shape is None:
+        if self._shape is None or self._day is None:
             return 0
-        day = pa.concat_tables(self._parts)
-        return place.write(rollup_name(name), self._shape, [day])
+        return place.write(rollup_name(name), self._shape, [self._day])
 
 
 def rollup_table(table: Table) -> Table | None:
