@@ -8,10 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpumon import __version__
 from gpumon.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from gpumon.web.webconfig import WebConfig
 
 BAD_INPUT = 2
 
@@ -66,12 +69,16 @@ def _proxy(given: argparse.Namespace) -> int:
     return _serve(settings, simulate=None)
 
 
-def _serve(settings: Settings, simulate: str | None) -> int:
-    web_config = None
-    if settings.telemetry.enable_prometheus and settings.telemetry.web_config_file:
-        from gpumon.web.webconfig import load_web_config_apart
+def _web_config(settings: Settings) -> WebConfig | None:
+    if not settings.telemetry.enable_prometheus or not settings.telemetry.web_config_file:
+        return None
+    from gpumon.web.webconfig import load_web_config_apart
 
-        web_config = load_web_config_apart(settings.telemetry.web_config_file)
+    return load_web_config_apart(settings.telemetry.web_config_file)
+
+
+def _serve(settings: Settings, simulate: str | None) -> int:
+    web_config = _web_config(settings)
     from gpumon.memory import leave_extras_out, leave_tls_out, speaks_tls
 
     leave_extras_out()
@@ -94,6 +101,23 @@ def _check(given: argparse.Namespace) -> int:
     except BrokenPipeError:  # as in `gpumon check | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the end fails again
         return 1
+
+
+def _health(given: argparse.Namespace) -> int:
+    from gpumon.load import read_apart
+
+    settings = read_apart(given.config)
+    web_config = _web_config(settings)
+    tls = web_config is not None and web_config.tls is not None
+    if not tls:
+        from gpumon.memory import leave_tls_out
+
+        leave_tls_out()
+    from gpumon.check.health import ask
+
+    well, said = ask(settings.telemetry, tls=tls)
+    sys.stdout.write(f"{said}\n")
+    return 0 if well else 1
 
 
 def _capture(given: argparse.Namespace) -> int:
@@ -157,6 +181,7 @@ COMMANDS = (
     Command("run", "run the service (the default)", _run, (CONFIG, SIMULATE)),
     Command("proxy", "pass requests on to a model server and measure them, without reading GPUs", _proxy, (CONFIG,)),
     Command("check", "look for what would keep the service from working, and say what to do", _check, (CONFIG,)),
+    Command("health", "ask the service on this machine whether it is well; fails where it is not", _health, (CONFIG,)),
     Command(
         "capture",
         "record what this machine's driver answers, with identifiers masked",
