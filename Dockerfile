@@ -31,17 +31,22 @@ COPY src/ src/
 RUN pip install --no-cache-dir --no-compile --no-deps --no-build-isolation --no-index --target=/build/gpumon . \
  && python3 image/rootfs.py gpumon /out/gpumon /build/gpumon
 
+FROM scratch AS sbom
+COPY --from=build /out/gpumon/usr/share/sbom/ /
+
 FROM scratch
 # From what changes seldom to what changes with every version.
 COPY --from=build /out/system/ /
 COPY --from=build /out/packages/ /
 COPY --from=build /out/gpumon/ /
-# Libraries that the NVIDIA runtime mounts are found with or without the loader's cache: on Debian's own path, where
-# other distributions have theirs, and where Google's driver installer puts them.
+# LD_LIBRARY_PATH: libraries that the NVIDIA runtime mounts are found with or without the loader's cache, where Google's
+# driver installer and other distributions than Debian have them; the loader itself looks where Debian does.
+# HOME: for the settings file, /etc/gpumon/config.toml, whatever the user.
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/nvidia/lib:/usr/lib64 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=utility \
     GPUMON_SERVICE_DATA_DIR=/data \
+    HOME=/home/gpumon \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     LANG=C.UTF-8
 USER 65532:65532
@@ -49,5 +54,14 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 9090 8010
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=10s --start-period=15s CMD ["/usr/bin/gpumon", "health"]
 ENTRYPOINT ["/usr/bin/gpumon"]
 CMD ["run"]
+ARG VERSION=""
+ARG REVISION=""
+LABEL org.opencontainers.image.title="gpumon" \
+      org.opencontainers.image.description="Reads this node's NVIDIA GPUs for Prometheus, OpenTelemetry and people" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.base.name="docker.io/library/debian:trixie-slim" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

@@ -21,6 +21,8 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
+import sbom
+
 STDLIB = Path(sysconfig.get_path("stdlib"))
 SITE = Path("/usr/local", *STDLIB.parts[2:], "dist-packages")  # on the path of Debian's Python
 UID = 65532  # "nonroot" of the images that have no distribution, so that what people have set up for it fits
@@ -58,7 +60,7 @@ LIBRARIES = ("libdl.so.2", "libm.so.6", "libnss_dns.so.2", "libnss_files.so.2", 
 FILES = ("/etc/debian_version", "/etc/ld.so.conf", *map(str, Path("/etc/ld.so.conf.d").glob("*.conf")))
 FOLDERS = ("dev", "etc/gpumon", "proc", "root", "run", "sys", "usr/bin", "usr/lib64", "usr/sbin", "var")
 TEXTS = {
-    "etc/passwd": f"root:x:0:0:root:/root:/nonexistent\ngpumon:x:{UID}:{UID}:gpumon:/data:/nonexistent\n",
+    "etc/passwd": f"root:x:0:0:root:/root:/nonexistent\ngpumon:x:{UID}:{UID}:gpumon:/home/gpumon:/nonexistent\n",
     "etc/group": f"root:x:0:\ngpumon:x:{UID}:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
@@ -99,6 +101,11 @@ def system(out: Path, source: Path) -> None:
     for folder, mode in (("data", 0o755), ("tmp", 0o1777)):
         (out / folder).mkdir()
         (out / folder).chmod(mode)
+    # The settings file is mounted as /etc/gpumon/config.toml, where gpumon looks for it, whoever it runs as.
+    settings = out / "home/gpumon/.config/gpumon"
+    settings.parent.mkdir(parents=True)
+    settings.symlink_to("/etc/gpumon")
+    tell_packages(out)
     finish(out)
     os.chown(out / "data", UID, UID)
 
@@ -113,6 +120,9 @@ def gpumon(out: Path, source: Path) -> None:
     # -P and -s: only what is in the image is imported, whatever the working folder or the home holds.
     command.write_text("#!/usr/bin/python3 -Ps\nfrom gpumon.cli import main\n\nmain()\n")
     command.chmod(0o755)
+    bill = out / sbom.PLACE
+    bill.parent.mkdir(parents=True)
+    bill.write_text(sbom.bill([out.parent / "system", out.parent / "packages", out]))
     finish(out)
 
 
@@ -148,6 +158,22 @@ def copy(files: Iterable[Path], out: Path) -> None:
         shutil.copy2(place, target, follow_symlinks=False)
         if place.is_symlink():
             copy([place.resolve()], out)
+
+
+def tell_packages(out: Path) -> None:
+    """Write which of Debian's packages the files are from, where scanners look for it, and their licences."""
+    files = [f"/{path.relative_to(out)}" for path in out.rglob("*") if path.is_file()]
+    # Fails for what no package has, as the accounts and what the installer of Python compiled.
+    told = subprocess.run(["dpkg", "-S", *files], capture_output=True, text=True, check=False).stdout
+    owners = {line.split(": ")[0].split(":")[0] for line in told.splitlines()} | {"ca-certificates"}
+    for name in sorted(owners):
+        stanza = subprocess.run(["dpkg", "-s", name], capture_output=True, check=True).stdout
+        for target, content in (
+            (out / sbom.STANZAS / name, stanza),
+            (out / f"usr/share/doc/{name}/copyright", Path(f"/usr/share/doc/{name}/copyright").read_bytes()),
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
 
 
 def finish(out: Path) -> None:
