@@ -126,6 +126,7 @@ To see an alert arrive, set one that always holds: `metric = "gpumon_gpu_count"`
 
 At most 1000 conditions are followed at a time; more are counted by `gpumon_alerts_left_out_total`.
 
+While readings are stale `/metrics` has none of them, so `sampling_stale` is told everywhere but there, where `gpumon_up` is 0.
 That gpumon itself is gone, or hangs as a whole, it cannot tell: that is for `/healthz`, and for a Prometheus that alerts on `up` and `gpumon_up`.
 
 ## Every alert
