@@ -204,7 +204,7 @@ def streaming(service: Service, encoding: str, seconds: float = 20.0) -> float:
 
 def look(service: Service) -> None:
     """Do what a page does: load its files, look at what is, at an hour of every GPU, at events, and follow the stream."""
-    for path in ("/", "/api/info", "/api/realtime", "/api/processes", "/api/events", "/api/openapi.json"):
+    for path in ("/", "/api/info", "/api/realtime", "/api/processes", "/api/events?hours=1"):
         service.ask(path)
     for name in sorted((ROOT / "src" / "gpumon" / "web" / "page").glob("*.*s")):
         service.ask(f"/static/{name.name}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 from gpumon.catalog import GPU, KINDS, EntityKind
 from gpumon.export.exposition import STALE_TICKS
-from gpumon.memory import give_back
 from gpumon.store.buckets import History, Series
 from gpumon.store.child import ChildError
 from gpumon.store.history import Reader, TooMuchError
@@ -32,7 +31,7 @@ MOST_VALUES = 5000
 # Of all entities together: 30 MB while the answer is made. More than 16 GPUs or 100 pods need.
 MOST_ANSWER = 100_000
 # A chart of some 1,000 pixels shows no more; what scripts get is longer to write.
-CHART_POINTS, HISTORY_POINTS = 500, 120
+CHART_POINTS, HISTORY_POINTS = 400, 120
 
 
 class UnavailableError(Exception):
@@ -138,7 +137,7 @@ class Past:
         points = query.points or min(CHART_POINTS, MOST_VALUES // len(columns))
         found = await self._ask(GPU, columns, start, end, points, query.gpu_id)
         gap = STALE_TICKS * max(found.width, self._interval)
-        head = {"gpu_id": query.gpu_id, "step_seconds": found.width}
+        head: dict[str, object] = {"gpu_id": query.gpu_id, "step_seconds": found.width}
         return await asyncio.to_thread(_drawn, head, found, columns, gap)
 
     async def _ask(
@@ -168,9 +167,7 @@ class Past:
 def _written(head: dict[str, object], found: History) -> Content:
     """Write a history series by series, because all of its points as objects would take ten times as much memory."""
     text = document(head | {"series": []}).data[: -len("]}")]
-    content = Content(text + b",".join(document(_series(each)).data for each in found.series) + b"]}")
-    give_back()
-    return content
+    return Content(text + b",".join(document(_series(each)).data for each in found.series) + b"]}")
 
 
 def _series(series: Series) -> dict[str, object]:
@@ -185,29 +182,28 @@ def _series(series: Series) -> dict[str, object]:
 
 
 def _drawn(head: dict[str, object], found: History, columns: Iterable[str], gap: float) -> Content:
-    content = document(head | _chart(found, columns, gap))
-    give_back()
-    return content
-
-
-def _chart(found: History, columns: Iterable[str], gap: float) -> dict[str, object]:
-    """Put together what may be several series: a GPU that was exchanged has another UUID.
+    """Write a chart, column by column as in `_written`.
 
     After a reading that has none within `gap` seconds comes a time without readings, so that no line bridges it.
+    A GPU that was exchanged has another UUID, so there may be several series; they are one line.
     """
     times = sorted({time for series in found.series for time in series.times})
     ends = [time + found.width for time, following in pairwise(times) if following - time > gap]
     times = sorted([*times, *ends])
     place = {time: i for i, time in enumerate(times)}
-    lines: dict[str, dict[str, list[float | None]]] = {}
-    for name in columns:
-        line = lines[name] = {part: [None] * len(times) for part in PARTS}
-        for series in found.series:
-            for time, bucket in zip(series.times, series.columns[name], strict=True):
-                if bucket.average is not None:
-                    for part in PARTS:
-                        line[part][place[time]] = _number(getattr(bucket, part))
-    return {"times": [int(time) for time in times], "series": lines}
+    text = document(head | {"times": [int(time) for time in times], "series": {}}).data[: -len("}}")]
+    lines = (b'"%b":%b' % (name.encode(), document(_line(found, name, place)).data) for name in columns)
+    return Content(text + b",".join(lines) + b"}}")
+
+
+def _line(found: History, column: str, place: Mapping[float, int]) -> dict[str, list[float | None]]:
+    line: dict[str, list[float | None]] = {part: [None] * len(place) for part in PARTS}
+    for series in found.series:
+        for time, bucket in zip(series.times, series.columns[column], strict=True):
+            if bucket.average is not None:
+                for part in PARTS:
+                    line[part][place[time]] = _number(getattr(bucket, part))
+    return line
 
 
 def _number(value: float | None) -> float | None:

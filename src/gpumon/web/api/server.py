@@ -13,6 +13,7 @@ from aiohttp.web_response import Response, StreamResponse
 
 from gpumon.export.exposition import STALE_TICKS, accepts_gzip
 from gpumon.hub import Hub
+from gpumon.memory import give_back
 from gpumon.settings import Settings
 from gpumon.store.job import Job
 from gpumon.web.api.answer import Content, document, error, respond
@@ -153,7 +154,9 @@ class ApiServer:
             return error(503, "there are no readings yet: the first come with the first tick", Retry_After="1")
         except UnavailableError as reason:
             return error(503, str(reason), Retry_After="10")
-        return await respond(request, content)
+        response = await respond(request, content)
+        give_back()
+        return response
 
     # One function per path.
 
