@@ -99,7 +99,7 @@ def event(kind: str, second: int, gpu: int | None = 0, subject: str | None = Non
 
 
 def test_events_become_moments_and_spans(seen: Visit) -> None:
-    """What begins and ends is one span, per alert; what has not ended lasts until now; others' events are not marked."""
+    """What begins and ends is one span, per alert; what has not ended lasts until now, unless gpumon was restarted since."""
     start = 1767225600
     events = [
         event("alert_end", 50, subject="gpu_temperature"),
@@ -108,15 +108,17 @@ def test_events_become_moments_and_spans(seen: Visit) -> None:
         event("alert_start", 30, subject="gpu_memory_temperature", severity="critical"),
         event("device_lost", 25),
         event("alert_start", 20, subject="gpu_temperature", severity="warning"),
+        event("throttle_sw_thermal_start", 17),
         event("alert_start", 15, subject="gpu_memory", severity="info"),
         event("xid", 10, gpu=1),
         event("model_load", 5, gpu=None),
         event("throttle_hw_thermal_end", 2),
     ]
-    marks = call(seen, "marks", "m.marks(a[0], '0', a[1])", events, start + 60)
+    marks = call(seen, "marks", "m.marks(a[0], '0', a[1])", events, {"time": start + 60, "started": start + 18})
     assert [
         (mark["word"], mark["grade"], mark["time"] - start, mark["end"] and mark["end"] - start) for mark in marks
     ] == [
+        ("Slowed", "warn", 17, None),
         ("Alert", "warn", 20, 50),
         ("Lost", "bad", 25, 35),
         ("Alert", "bad", 30, 60),

@@ -20,7 +20,17 @@ const REACH = 0.01;
 
 /** Show one GPU. `state` holds range and zoom; `changed` is called when the reader has picked another. */
 export function detail(live, state, changed) {
-  const view = { one: null, now: 0, events: [], history: null, asked: null, due: 0, marks: [], window: [0, 0] };
+  const view = {
+    one: null,
+    node: null,
+    now: 0,
+    events: [],
+    history: null,
+    asked: null,
+    due: 0,
+    marks: [],
+    window: [0, 0],
+  };
   const charts = CHARTS.map((row) => chart(row, { zoom, reset: () => zoom(null), cursor }));
   find("charts").append(...charts.map((each) => each.element));
   find("ranges").append(...RANGES.map(radio));
@@ -75,7 +85,7 @@ export function detail(live, state, changed) {
       view.history = {
         id: one.id,
         data,
-        marks: marks(told.events, one.id, view.now),
+        marks: marks(told.events, one.id, view.node),
         window: [asked.start ?? end - 3600 * asked.hours, end],
       };
       view.due = view.now + Math.max(data.step_seconds, REFRESH_SECONDS);
@@ -100,7 +110,7 @@ export function detail(live, state, changed) {
       : history?.window;
     if (isLive()) put(find("chart-trouble"), "");
     const series = live.of(one.id);
-    view.marks = isLive() ? marks(view.events, one.id, view.now) : (history?.marks ?? []);
+    view.marks = isLive() ? marks(view.events, one.id, view.node) : (history?.marks ?? []);
     view.window = window ?? [view.now - 1, view.now];
     charts.forEach((each, i) => {
       const columns = CHARTS[i].lines.map((line) => line.column);
@@ -159,7 +169,7 @@ export function detail(live, state, changed) {
     /** Show a GPU as it is now. */
     update(one, node) {
       const other = view.one?.id !== one.id;
-      Object.assign(view, { one, now: node.time });
+      Object.assign(view, { one, node, now: node.time });
       head(one);
       find(`range-${state.range}`).checked = true;
       live.recall(one.id).then((more) => more && view.one.id === one.id && draw());

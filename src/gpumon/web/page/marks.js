@@ -11,9 +11,10 @@ const same = (event) =>
 
 /**
  * Give the marks of a GPU's events, newest first as the API has them, as { time, end, grade, word, message }, oldest first.
- * `end` is null for a moment, and `now` for what has not ended.
+ * `end` is null for a moment, and `now` for what has not ended; of what began before gpumon `started` nobody has seen the end.
+ * `fault` is whether it is the device's own state, not somebody's judgement of it.
  */
-export function marks(events, id, now) {
+export function marks(events, id, { time: now, started }) {
   const found = [];
   const open = new Map();
   for (const event of events.toReversed()) {
@@ -24,8 +25,10 @@ export function marks(events, id, now) {
       if (begun) begun.end = unix(event.time);
       open.delete(same(event));
     } else if (SHOWN.has(grade)) {
+      const time = unix(event.time);
       const lasts = BEGINS.test(event.kind);
-      const mark = { time: unix(event.time), end: lasts ? now : null, grade, word, message: event.message };
+      const fault = stem(event.kind) !== "alert";
+      const mark = { time, end: lasts && time >= started ? now : null, grade, word, message: event.message, fault };
       found.push(mark);
       if (lasts) open.set(same(event), mark);
     }
@@ -33,9 +36,10 @@ export function marks(events, id, now) {
   return found;
 }
 
-const HEIGHT = 7;
+// Pixels of a triangle and of a bar.
+const [HEIGHT, BAR] = [7, 3];
 
-/** Draw marks into a chart: spans as a bar on the axis and a shade above it, moments as a line with a triangle. */
+/** Draw marks into a chart: moments as a line with a triangle, spans as a bar: on the axis and with a shade, alerts at the top. */
 export function drawMarks(plot, list, colour) {
   const { ctx: pen, bbox } = plot;
   const scale = devicePixelRatio;
@@ -43,16 +47,18 @@ export function drawMarks(plot, list, colour) {
   const right = bbox.left + bbox.width;
   const bottom = bbox.top + bbox.height;
   pen.save();
-  for (const { time, end, grade } of list) {
+  for (const { time, end, grade, fault } of list) {
     if ((end ?? time) < min || time > max) continue;
     const from = Math.max(plot.valToPos(time, "x", true), bbox.left);
     pen.fillStyle = pen.strokeStyle = colour(grade);
     if (end !== null) {
       const width = Math.max(Math.min(plot.valToPos(end, "x", true), right) - from, 2 * scale);
-      pen.globalAlpha = 0.1;
-      pen.fillRect(from, bbox.top, width, bbox.height);
-      pen.globalAlpha = 1;
-      pen.fillRect(from, bottom - 3 * scale, width, 3 * scale);
+      if (fault) {
+        pen.globalAlpha = 0.1;
+        pen.fillRect(from, bbox.top, width, bbox.height);
+        pen.globalAlpha = 1;
+      }
+      pen.fillRect(from, fault ? bottom - BAR * scale : bbox.top, width, BAR * scale);
     }
     if (time < min) continue;
     pen.lineWidth = scale;

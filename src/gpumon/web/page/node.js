@@ -36,11 +36,10 @@ export function node(snapshot) {
   });
   return {
     time: Date.parse(snapshot.time) / 1000,
+    started: all("daemon")[0]?.start_time_seconds ?? 0,
     stale: snapshot.stale,
     gpus,
     alerts: all("alert").filter((alert) => alert.active === 1),
-    hosts: all("host"),
-    build: all("build")[0] ?? {},
     attribution: all("process_attribution")[0],
     sources: all("source"),
     all,
