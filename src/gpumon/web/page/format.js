@@ -27,13 +27,6 @@ export function bytes(value) {
   return value >= 2 ** 20 ? `${Math.round(value / 2 ** 20)} MiB` : `${Math.round(value / 1024)} KiB`;
 }
 
-/** Give bytes per second in the unit that fits. */
-export function rate(value) {
-  if (!known(value)) return NONE;
-  if (value >= 1e9) return `${(value / 1e9).toFixed(1)} GB/s`;
-  return value >= 1e6 ? `${(value / 1e6).toFixed(1)} MB/s` : `${(value / 1e3).toFixed(0)} kB/s`;
-}
-
 /** Give hertz as megahertz, the unit in which clocks of GPUs are known. */
 export const megahertz = (value) => (known(value) ? `${Math.round(value / 1e6)} MHz` : NONE);
 

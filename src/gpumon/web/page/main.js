@@ -4,7 +4,7 @@ import { onColours, startTheme } from "./colours.js";
 import { detail } from "./detail.js";
 import { find, show } from "./dom.js";
 import { events } from "./events.js";
-import { DeniedError, follow, get, hasToken, setToken } from "./link.js";
+import { follow, get, hasToken, setToken } from "./link.js";
 import { Live } from "./live.js";
 import { models } from "./models.js";
 import { node as nodeOf } from "./node.js";
@@ -16,7 +16,7 @@ import { status } from "./status.js";
 const state = { gpu: null, range: "live", zoom: null };
 const live = new Live();
 let stream = null;
-let newest = null; // the newest snapshot, and the node it shows
+let node = null; // as the newest snapshot shows it
 let frame = 0;
 let parts = null;
 
@@ -70,10 +70,8 @@ function schedule() {
 function draw() {
   cancelAnimationFrame(frame);
   frame = 0;
-  if (newest === null) return;
-  const { node } = newest;
   // A stale snapshot has no readings: what was there stays, and the page says of when it is.
-  if (node.stale) return;
+  if (node === null || node.stale) return;
   if (!node.gpus.some((one) => one.id === state.gpu)) state.gpu = node.gpus[0]?.id ?? null;
   show(find("main"), true);
   parts.overview.update(node, state.gpu);
@@ -87,8 +85,7 @@ function draw() {
 }
 
 function take(snapshot) {
-  const node = nodeOf(snapshot);
-  newest = { snapshot, node };
+  node = nodeOf(snapshot);
   parts.status.heard(snapshot, node);
   live.add(node);
   schedule();
