@@ -31,6 +31,7 @@ export function models() {
       const keyOf = (row) => `${row.server} ${row.model}`;
       const traffics = Map.groupBy(node.all("llm_traffic"), keyOf);
       const rows = new Map([...node.all("llm_model"), ...node.all("llm_traffic")].map((row) => [keyOf(row), row]));
+      for (const key of memory.keys()) if (!rows.has(key)) memory.delete(key);
       const shown = [...rows].map(([key, row]) => {
         const traffic = together(traffics.get(key) ?? []);
         const back = past(key, node.time, traffic);
