@@ -68,7 +68,11 @@ def free_port() -> str:
 
 
 def plain_environment(**variables: str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "GPUMON_TELEMETRY_METRICS_PORT": free_port()} | variables
+    return {
+        "PATH": os.environ["PATH"],
+        "GPUMON_TELEMETRY_METRICS_PORT": free_port(),
+        "GPUMON_API_PORT": free_port(),
+    } | variables
 
 
 def test_a_node_without_a_driver_can_work() -> None:
@@ -410,6 +414,22 @@ def test_an_address_of_another_machine_is_a_failure() -> None:
     finding = look_at_port("192.0.2.1", 9090)
     assert finding.status is Status.FAIL
     assert finding.advice == "set telemetry.metrics_address"
+
+
+def test_an_api_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
+    """Unless it has a token; one that cannot be used is a failure with the start's own sentence."""
+    number = int(free_port())
+    local = with_options("api", port=number)
+    assert machine.api_port(local) == Finding(Status.OK, f"127.0.0.1:{number} is free")
+    for address in ("0.0.0.0", "::"):
+        finding = machine.api_port(with_options("api", address=address, port=number))
+        assert finding.status is Status.WARN
+        assert "api.token" in finding.advice
+        guarded = with_options("api", address=address, port=number, token="0123456789abcdef")
+        assert machine.api_port(guarded).status is Status.OK
+    finding = machine.api_port(with_options("api", token_file=str(tmp_path / "none")))
+    assert (finding.status, "api.token_file" in finding.found) == (Status.FAIL, True)
+    assert machine.api_port(with_options("api", enabled=False)).status is Status.INFO
 
 
 def test_web_config(tmp_path: Path) -> None:

@@ -67,10 +67,10 @@ def serving(library: Path, folder: Path, *, interval: float = TICK, **variables:
     """Run gpumon over the library until the first readings of all GPUs; end it with what is under it."""
     port = free_port()
     stub.order(folder / "control")
-    variables |= stub.environment(library, gpus=GPUS, control=folder / "control", count=folder / "count")
-    variables |= environment(folder, port) | {"GPUMON_SERVICE_POLL_INTERVAL_SECS": f"{interval}"}
+    own = stub.environment(library, gpus=GPUS, control=folder / "control", count=folder / "count")
+    own |= environment(folder, port) | {"GPUMON_SERVICE_POLL_INTERVAL_SECS": f"{interval}"}
     log = (folder / "log").open("wb")
-    with log, subprocess.Popen([sys.executable, "-m", "gpumon"], env=variables, stderr=log) as process:
+    with log, subprocess.Popen([sys.executable, "-m", "gpumon"], env=own | variables, stderr=log) as process:
         service = Service(folder, port, process)
         try:
             service.until(lambda: len(service.values("gpumon_gpu_power_watts")) == GPUS)

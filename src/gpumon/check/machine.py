@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from gpumon.check.finding import Finding, Status
-from gpumon.settings import Settings
+from gpumon.settings import Settings, SettingsError
 
 KMSG = Path("/dev/kmsg")
 
@@ -70,6 +70,24 @@ def metrics_port(settings: Settings) -> Finding:
     return port(
         telemetry.metrics_address, telemetry.metrics_port, "telemetry.metrics_address", "telemetry.metrics_port"
     )
+
+
+def api_port(settings: Settings) -> Finding:
+    """Say whether the API's port is free, and whether who can reach it is asked for a token."""
+    api = settings.api
+    if not api.enabled:
+        return Finding(Status.INFO, "not served: api.enabled is false")
+    from gpumon.web.api.guard import is_open, token
+
+    try:
+        token(api)
+    except SettingsError as error:
+        return Finding(Status.FAIL, str(error).removesuffix("."), "correct it, or unset it")
+    found = port(api.address, api.port, "api.address", "api.port")
+    if found.status is Status.OK and is_open(api):
+        advice = "set api.token (GPUMON_API_TOKEN) or api.token_file, unless everyone there may"
+        return Finding(Status.WARN, f"{found.found}, and everyone who reaches it may read", advice)
+    return found
 
 
 def port(address: str, number: int, address_name: str, number_name: str) -> Finding:

@@ -39,6 +39,7 @@ CHECKS = (
     Check("kubelet", processes.kubelet),
     Check("data directory", machine.data_dir),
     Check("metrics port", machine.metrics_port),
+    Check("API port", machine.api_port),
     Check("web config", machine.web_config),
     Check("model servers", models.model_servers),
     Check("alerts", alerts.alerts),

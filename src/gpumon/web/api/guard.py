@@ -99,6 +99,14 @@ def token(settings: Api) -> str:
     return found
 
 
+def is_open(settings: Api) -> bool:
+    """Say whether others than this machine can reach the API, and need no token."""
+    local = settings.address == "localhost" or (
+        _is_address(settings.address) and ip_address(settings.address).is_loopback
+    )
+    return not local and not settings.token and not settings.token_file
+
+
 def _name(host: str) -> str:
     """Give the name in a Host header, without port and brackets; "" when it is none."""
     try:

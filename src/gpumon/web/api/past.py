@@ -30,7 +30,7 @@ MOST_COLUMNS = 20
 MOST_VALUES = 5000
 # Of all entities together: 30 MB while the answer is made. More than 16 GPUs or 100 pods need.
 MOST_ANSWER = 100_000
-# A chart of some 1,000 pixels shows no more; what scripts get is longer to write.
+# A chart is some hundred pixels wide, and an hour has then a point every 10 s; what scripts get is longer to write.
 CHART_POINTS, HISTORY_POINTS = 400, 120
 
 

@@ -18,7 +18,7 @@ from gpumon.settings import Settings
 from gpumon.store.job import Job
 from gpumon.web.api.answer import Content, document, error, respond
 from gpumon.web.api.endpoints import BY_PATH, Endpoint
-from gpumon.web.api.guard import PREFLIGHT, Guard
+from gpumon.web.api.guard import PREFLIGHT, Guard, is_open
 from gpumon.web.api.page import Page
 from gpumon.web.api.past import ChartQuery, HistoryQuery, Past, UnavailableError
 from gpumon.web.api.present import About, Processes, info, processes
@@ -83,7 +83,8 @@ class ApiServer:
             self._past = Past(Reader(job), longest, interval)
             self._told = Told(Records(job), longest)
         most = settings.api.max_connections
-        self._listener = Listener(self._respond, structlog.get_logger(), fault=_fault, most_connections=most)
+        self._logger = structlog.get_logger()
+        self._listener = Listener(self._respond, self._logger, fault=_fault, most_connections=most)
         self.port = settings.api.port
 
     @property
@@ -106,6 +107,10 @@ class ApiServer:
         settings = self._settings
         self.port = await self._listener.start(settings.address, settings.port, "api.address", "api.port")
         self._stream.start()
+        if is_open(settings):
+            self._logger.warning(
+                "the API can be read by everyone who reaches it: set api.token", address=settings.address
+            )
 
     async def stop(self) -> None:
         """End every stream and connection, and stop listening."""
