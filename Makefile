@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := src
 
-.PHONY: run test slow e2e lint types docs docs-check rules dashboards dashboards-check golden bench lock clean
+.PHONY: run test slow e2e lint types docs docs-check rules dashboards dashboards-check dashboards-pictures golden bench lock clean
 .DEFAULT_GOAL := run
 
 # pip retries by itself; the stamp is written only when everything is in place.
@@ -48,10 +48,13 @@ rules: $(VENV)/dev.stamp  ## write the Prometheus rules anew
 	PYTHONPATH=src:. $(BIN)/python -m rules.generate
 
 dashboards: $(VENV)/dev.stamp  ## write Grafana's dashboards anew
-	PYTHONPATH=src:grafana-dashboards $(BIN)/python -W ignore -m generate
+	PYTHONPATH=src:grafana-dashboards:. $(BIN)/python -W ignore -m generate
 
 dashboards-check: $(VENV)/dev.stamp  ## fail when a dashboard is stale
-	PYTHONPATH=src:grafana-dashboards $(BIN)/python -W ignore -m generate --check
+	PYTHONPATH=src:grafana-dashboards:. $(BIN)/python -W ignore -m generate --check
+
+dashboards-pictures: $(VENV)/dev.stamp  ## draw the dashboards into docs/images (needs node, npm, chromium, prometheus)
+	PYTHONPATH=src:grafana-dashboards:. $(BIN)/python -W ignore -m tests.tools.pictures $(ARGS)
 
 golden: $(VENV)/dev.stamp  ## write the golden pages anew; read the diff
 	GOLDEN=write $(BIN)/python -m pytest -q tests/test_golden.py

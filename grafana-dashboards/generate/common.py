@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generate.rows import Annotation, Variable
+from generate.rows import Annotation, Query, Variable
 
 CLUSTER = Variable(name="cluster", title="Cluster", label="cluster", readings=("daemon.up",))
 NODES = Variable(name="node", title="Node", label="instance", readings=("daemon.up",))
@@ -23,17 +23,23 @@ BY_NODE = "by (cluster, instance)"
 BY_GPU = "by (cluster, instance, gpu_id)"
 
 # A divided GPU (MIG) has no utilisation in NVML; how long its engines were busy says the same.
-BUSY = "(sum without (method) (rate(<gpu.busy_seconds_total>[$__rate_interval])) or <gpu.graphics_active_ratio>)"
+# The one is without a metric's name, and so has to be the other, or they would be two lines.
+BUSY = "(sum without (method) (rate(<gpu.busy_seconds_total>[$__rate_interval])) or 1 * <gpu.graphics_active_ratio>)"
 MEMORY = f"sum {BY_NODE} (<gpu.memory_used_bytes>) / sum {BY_NODE} (<gpu.memory_total_bytes>)"
 JOULES_PER_KWH = "3.6e6"
 # GPUs that a process or, by the kubelet's word, a container has.
 HELD = f"((max {BY_GPU} (<workload.processes>) > 0) or max {BY_GPU} (<gpu_pod.pod_info>))"
 # An hour below 1 %: what a process that only keeps a context shows now and then is less.
-IDLE_AN_HOUR = (
-    f"(max {BY_GPU} (avg_over_time(<gpu.utilization_percent>[1h])"
-    " or avg_over_time(<gpu.graphics_active_ratio>[1h]) * 100) < 1)"
+BUSY_AN_HOUR = (
+    f"max {BY_GPU} (avg_over_time(<gpu.utilization_percent>[1h])"
+    " or avg_over_time(<gpu.graphics_active_ratio>[1h]) * 100)"
 )
+IDLE_AN_HOUR = f"({BUSY_AN_HOUR} < 1)"
 IDLE_HELD = f"({HELD} and {IDLE_AN_HOUR})"
+
+
+# A line at 0 where there is a gpumon, for graphs of what healthy nodes do not have.
+NOTHING = Query(expr="0 * max(<daemon.up>)", legend="none")
 
 
 def or_zero(expression: str, by: str = "") -> str:
@@ -77,4 +83,11 @@ LOADED = Annotation(
     text="{{server}}",
     color="green",
 )
-EVENTS = (DOWN, XID, SLOWED, STARTED)
+ALERT = Annotation(
+    name="Alert",
+    expr="<alert.active> > 0",
+    title="{{alert}} {{gpu_id}}",
+    text="{{instance}}",
+    color="yellow",
+)
+EVENTS = (DOWN, XID, SLOWED, ALERT, STARTED)

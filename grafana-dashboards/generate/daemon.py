@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from generate.common import BY_NODE, CLUSTER, DOWN, NODES, STARTED, or_zero
+from generate.common import BY_NODE, CLUSTER, DOWN, NODES, NOTHING, STARTED, or_zero
 from generate.rows import BAD, GOOD, ODD, Column, Dashboard, Panel, Query, Row, Steps
 
 # gpumon serves no snapshot that is older than three ticks, which is 6 s unless told otherwise.
 AGE: Steps = ((None, "green"), (4, "yellow"), (6, "red"))
+SPACE: Steps = ((None, "red"), (0.05, "orange"), (0.1, "green"))
 # Its promise: 50 MB.
 FOOTPRINT: Steps = ((None, "green"), (50e6, "yellow"), (100e6, "red"))
 
@@ -27,7 +28,7 @@ NOW = Row(
             unit="short",
             more="fleet",
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -38,7 +39,7 @@ NOW = Row(
             more="fleet",
             steps=BAD,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -49,7 +50,7 @@ NOW = Row(
             more="fleet",
             steps=AGE,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -60,7 +61,7 @@ NOW = Row(
             more="gpu",
             steps=BAD,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -71,7 +72,7 @@ NOW = Row(
             more="fleet",
             steps=BAD,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -82,7 +83,7 @@ NOW = Row(
             more="fleet",
             steps=BAD,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -93,7 +94,7 @@ NOW = Row(
             more="fleet",
             steps=FOOTPRINT,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -104,7 +105,7 @@ NOW = Row(
             more="fleet",
             decimals=2,
             width=3,
-            height=4,
+            height=5,
         ),
     ),
 )
@@ -158,16 +159,31 @@ READING = Row(
             description="Calls in each interval that failed for another reason than that a device does not support them.",
             queries=(
                 Query(
-                    expr=or_zero(
-                        "sum by (function, code) (increase(<nvml_errors.nvml_errors_total>[$__rate_interval]))"
-                    ),
+                    expr="sum by (function, code) (increase(<nvml_errors.nvml_errors_total>[$__rate_interval]))",
                     legend="{{function}} {{code}}",
+                    needs="fault",
                 ),
+                NOTHING,
             ),
             unit="short",
             more="gpu",
             steps=BAD,
             bars=True,
+        ),
+        Panel(
+            title="Processes that could not be looked at",
+            description="Processes on GPUs of which the kernel did not tell gpumon something, by what it is.",
+            queries=(
+                Query(
+                    expr="sum by (fact) (<process_facts.facts_denied>)",
+                    legend="{{fact}}",
+                    needs="fault",
+                ),
+                NOTHING,
+            ),
+            unit="short",
+            more="workloads",
+            steps=ODD,
         ),
         Panel(
             form="table",
@@ -179,16 +195,17 @@ READING = Row(
                     column="GPUs",
                 ),
             ),
-            unit="short",
+            width=24,
+            unit="none",
             more="gpu",
             labels=(("gpu_name", "Name"), ("reading", "Reading"), ("reason", "Reason")),
-            columns=(Column(name="GPUs", width=60), Column(name="Name", width=110), Column(name="Reason", width=130)),
+            columns=(Column(name="GPUs", width=80), Column(name="Name", width=240)),
         ),
     ),
 )
 
 OUT = Row(
-    "Sending out",
+    "Sending out by OTLP",
     (
         Panel(
             title="Exports",
@@ -231,6 +248,7 @@ OUT = Row(
             needs="otlp",
         ),
     ),
+    collapsed=True,
 )
 
 STORAGE = Row(
@@ -238,26 +256,39 @@ STORAGE = Row(
     (
         Panel(
             title="Space",
-            description="Bytes that database and archive take, by node.",
-            queries=(
-                Query(expr=f"sum {BY_NODE[:-1]}, kind) (<storage_size.used_bytes>)", legend="{{instance}} {{kind}}"),
-            ),
+            description="Bytes that database and archive take, on all nodes.",
+            queries=(Query(expr="sum by (kind) (<storage_size.used_bytes>)", legend="{{kind}}"),),
             unit="bytes",
             more="fleet",
             stacked=True,
             needs="storage",
         ),
         Panel(
+            title="Space left",
+            description="Share of the volume of service.data_dir that gpumon may still use.",
+            queries=(
+                Query(
+                    expr=f"min {BY_NODE} (<storage.volume_free_bytes> / <storage.volume_size_bytes>)",
+                    legend="{{instance}}",
+                ),
+            ),
+            unit="percentunit",
+            more="fleet",
+            steps=SPACE,
+            maximum=1,
+            needs="storage",
+        ),
+        Panel(
             title="Rows written and lost",
-            description="Rows written in a second by table; those lost are below the axis.",
+            description="Rows written in a second by table; what is lost is below the axis.",
             queries=(
                 Query(
                     expr="sum by (table) (rate(<storage_table.written_rows_total>[$__rate_interval]))",
                     legend="{{table}}",
                 ),
                 Query(
-                    expr="-sum by (table) (rate(<storage_table.dropped_rows_total>[$__rate_interval]))",
-                    legend="{{table}} lost",
+                    expr="-sum(rate(<storage_table.dropped_rows_total>[$__rate_interval]))",
+                    legend="lost",
                 ),
             ),
             unit="wps",
@@ -295,7 +326,7 @@ STORAGE = Row(
                 Query(expr=f"max {BY_NODE} (<archive.duration_seconds>)", column="Took"),
                 Query(expr=f"sum {BY_NODE} (<archive.rows_total>)", column="Rows moved"),
             ),
-            unit="short",
+            unit="none",
             more="fleet",
             width=16,
             labels=(("instance", "Node"),),
@@ -346,7 +377,7 @@ COST = Row(
             title="What runs",
             description="Version of each gpumon, of Python and of NVIDIA's library, and where readings come from.",
             queries=(Query(expr="<build.build_info>"),),
-            unit="short",
+            unit="none",
             more="fleet",
             width=12,
             labels=(
@@ -362,7 +393,7 @@ COST = Row(
             title="How processes are seen",
             description="How the driver's pids are joined with processes, and what is missing for it.",
             queries=(Query(expr="<process_attribution.attribution>"),),
-            unit="short",
+            unit="none",
             more="workloads",
             width=12,
             labels=(("instance", "Node"), ("mode", "Mode"), ("reason", "What is missing")),
@@ -376,6 +407,6 @@ DAEMON = Dashboard(
     title="gpumon / gpumon itself",
     description="Are the numbers fresh, is anything lost on the way, and what does it cost?",
     variables=(CLUSTER, NODES),
-    rows=(NOW, READING, OUT, STORAGE, COST),
+    rows=(NOW, READING, STORAGE, COST, OUT),
     annotations=(DOWN, STARTED),
 )

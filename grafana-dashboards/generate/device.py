@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generate.common import BUSY, BY_GPU, CLUSTER, EVENTS, GPU, JOULES_PER_KWH, NODE, or_zero
+from generate.common import BUSY, BY_GPU, CLUSTER, EVENTS, GPU, JOULES_PER_KWH, NODE, NOTHING, or_zero
 from generate.rows import BAD, FULL, GOOD, HEAT, PLAIN, USED, Column, Dashboard, Panel, Query, Row
 
 NAME = "GPU {{gpu_id}}"
@@ -24,7 +24,7 @@ OVERVIEW = Row(
             height=5,
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="Busy",
             description="Share of time in which a kernel ran, mean of the chosen GPUs.",
             queries=(Query(expr=f"avg({BUSY})"),),
@@ -36,7 +36,7 @@ OVERVIEW = Row(
             height=5,
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="Memory",
             description="Share of the chosen GPUs' memory that is allocated.",
             queries=(Query(expr="sum(<gpu.memory_used_bytes>) / sum(<gpu.memory_total_bytes>)"),),
@@ -48,7 +48,7 @@ OVERVIEW = Row(
             height=5,
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="Hottest",
             description="Temperature of the hottest of the chosen GPUs.",
             queries=(Query(expr="max(<gpu.temperature_celsius>)"),),
@@ -60,7 +60,7 @@ OVERVIEW = Row(
             height=5,
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="Power",
             description="Power of the chosen GPUs as a share of what their limits allow.",
             queries=(Query(expr='sum(<gpu.power_watts>) / sum(<gpu.power_limit_watts limit="enforced">)'),),
@@ -98,10 +98,10 @@ OVERVIEW = Row(
             title="What they are",
             description="Model, driver and modes of each GPU.",
             queries=(Query(expr="<gpu_info.info>"),),
-            unit="short",
+            unit="none",
             more="fleet",
             width=24,
-            height=7,
+            height=10,
             labels=(
                 ("gpu_id", "GPU"),
                 ("gpu_name", "Name"),
@@ -117,10 +117,16 @@ OVERVIEW = Row(
                 ("gpu_uuid", "UUID"),
             ),
             columns=(
-                Column(name="GPU", width=60),
-                Column(name="Name", width=200),
-                Column(name="UUID", width=330),
+                Column(name="GPU", width=50),
+                Column(name="Name", width=220),
                 Column(name="Architecture", width=120),
+                Column(name="Driver", width=120),
+                Column(name="CUDA", width=70),
+                Column(name="VBIOS", width=140),
+                Column(name="PCI", width=155),
+                Column(name="NUMA", width=70),
+                *(Column(name=name, width=95) for name in ("MIG", "ECC", "Persistence")),
+                Column(name="UUID", width=370),
             ),
         ),
     ),
@@ -267,15 +273,6 @@ HEAT_AND_POWER = Row(
             maximum=1,
         ),
         Panel(
-            title="Fans",
-            description="Speed fans are meant to run at, the highest of a GPU's.",
-            queries=(Query(expr=f"max {BY_GPU} (<fan.fan_speed_percent>)", legend=NAME),),
-            unit="percent",
-            more="fleet",
-            maximum=100,
-            needs="fan",
-        ),
-        Panel(
             title="Performance state",
             description="0 is the fastest, 15 the slowest.",
             queries=(Query(expr="<gpu.performance_state>", legend=NAME),),
@@ -293,6 +290,15 @@ HEAT_AND_POWER = Row(
             maximum=1,
             steps=USED,
         ),
+        Panel(
+            title="Fans",
+            description="Speed fans are meant to run at, the highest of a GPU's.",
+            queries=(Query(expr=f"max {BY_GPU} (<fan.fan_speed_percent>)", legend=NAME),),
+            unit="percent",
+            more="fleet",
+            maximum=100,
+            needs="fan",
+        ),
     ),
 )
 
@@ -303,12 +309,14 @@ LINKS = Row(
             title="PCIe",
             description="Bytes over PCIe; received is above the axis, sent below.",
             queries=(
-                Query(expr="rate(<gpu.pcie_receive_bytes_total>[$__rate_interval])", legend=f"{NAME} received"),
+                Query(expr="rate(<gpu.pcie_receive_bytes_total>[$__rate_interval])", legend=NAME),
                 Query(expr="-rate(<gpu.pcie_transmit_bytes_total>[$__rate_interval])", legend=f"{NAME} sent"),
             ),
+            height=10,
             unit="Bps",
             more="workloads",
             minimum=None,
+            unlisted=" sent$",
         ),
         Panel(
             title="NVLink",
@@ -316,16 +324,18 @@ LINKS = Row(
             queries=(
                 Query(
                     expr=f"sum {BY_GPU} (rate(<nvlink.nvlink_receive_bytes_total>[$__rate_interval]))",
-                    legend=f"{NAME} received",
+                    legend=NAME,
                 ),
                 Query(
                     expr=f"-sum {BY_GPU} (rate(<nvlink.nvlink_transmit_bytes_total>[$__rate_interval]))",
                     legend=f"{NAME} sent",
                 ),
             ),
+            height=10,
             unit="Bps",
             more="workloads",
             minimum=None,
+            unlisted=" sent$",
             needs="nvlink",
         ),
         Panel(
@@ -333,16 +343,20 @@ LINKS = Row(
             title="Links as they are",
             description="PCIe generation and lanes, which may drop while a GPU idles, against what is possible; NVLinks that are up.",
             queries=(
-                Query(expr=f'max {BY_GPU} (<gpu.pcie_link_generation kind="current">)', column="Generation"),
-                Query(expr=f'max {BY_GPU} (<gpu.pcie_link_generation kind="max">)', column="of"),
+                Query(expr=f'max {BY_GPU} (<gpu.pcie_link_generation kind="current">)', column="PCIe gen"),
+                Query(expr=f'max {BY_GPU} (<gpu.pcie_link_generation kind="max">)', column="Max gen"),
                 Query(expr=f'max {BY_GPU} (<gpu.pcie_link_width kind="current">)', column="Lanes"),
-                Query(expr=f'max {BY_GPU} (<gpu.pcie_link_width kind="max">)', column="of "),
-                Query(expr=f"sum {BY_GPU} (<nvlink.nvlink_up>)", column="NVLinks up", needs="nvlink"),
+                Query(expr=f'max {BY_GPU} (<gpu.pcie_link_width kind="max">)', column="Max lanes"),
+                Query(expr=f"sum {BY_GPU} (<nvlink.nvlink_up>)", column="NVLinks", needs="nvlink"),
             ),
-            unit="short",
+            height=10,
+            unit="none",
             more="fleet",
             labels=(("gpu_id", "GPU"),),
-            columns=(Column(name="GPU", width=60),),
+            columns=(
+                Column(name="GPU", width=50),
+                *(Column(name=name, width=88) for name in ("PCIe gen", "Max gen", "Lanes", "Max lanes", "NVLinks")),
+            ),
         ),
     ),
 )
@@ -355,9 +369,11 @@ FAULTS = Row(
             description="XID errors by code in each interval; what a code means is in NVIDIA's list of XID errors.",
             queries=(
                 Query(
-                    expr=or_zero("sum by (gpu_id, xid) (increase(<gpu_xid.xid_errors_total>[$__rate_interval]))"),
+                    expr="sum by (gpu_id, xid) (increase(<gpu_xid.xid_errors_total>[$__rate_interval]))",
                     legend="GPU {{gpu_id}} XID {{xid}}",
+                    needs="fault",
                 ),
+                NOTHING,
             ),
             unit="short",
             more="fleet",
@@ -366,11 +382,11 @@ FAULTS = Row(
         ),
         Panel(
             title="Memory errors",
-            description="ECC errors since the driver was loaded; uncorrected ones end what was running.",
+            description="ECC errors of the chosen GPUs since the driver was loaded; uncorrected ones end what was running.",
             queries=(
                 Query(
-                    expr='sum by (gpu_id, severity) (<gpu.ecc_errors_total scope="volatile">)',
-                    legend=f"{NAME} {{{{severity}}}}",
+                    expr='sum by (severity) (<gpu.ecc_errors_total scope="volatile">)',
+                    legend="{{severity}}",
                 ),
             ),
             unit="short",
@@ -405,6 +421,11 @@ FAULTS = Row(
                     column="Rows replaced",
                     needs="remapping",
                 ),
+                Query(
+                    expr=f'sum {BY_GPU} (<gpu.ecc_errors_total severity="uncorrected",scope="aggregate">)',
+                    column="Uncorrected ever",
+                    needs="ecc",
+                ),
                 Query(expr=f"max {BY_GPU} (<gpu.row_remap_pending>)", column="Pending", needs="remapping"),
                 Query(expr=f"max {BY_GPU} (<gpu.row_remap_failure>)", column="Failed", needs="remapping"),
                 Query(
@@ -413,7 +434,8 @@ FAULTS = Row(
                     needs="remapping",
                 ),
             ),
-            unit="short",
+            height=10,
+            unit="none",
             more="fleet",
             width=16,
             labels=(("gpu_id", "GPU"),),
@@ -429,6 +451,7 @@ FAULTS = Row(
             title="NVLink fabric",
             description="1 where the fabric reports no trouble of a kind, the lowest of the chosen GPUs.",
             queries=(Query(expr="min by (check) (<gpu.fabric_health>)", legend="{{check}}"),),
+            height=10,
             unit="short",
             more="fleet",
             steps=GOOD,
@@ -465,7 +488,7 @@ MIG = Row(
                     column="Multiprocessors",
                 ),
             ),
-            unit="short",
+            unit="none",
             more="workloads",
             width=24,
             labels=(
@@ -511,6 +534,7 @@ MIG = Row(
             needs="mig",
         ),
     ),
+    collapsed=True,
 )
 
 WHO = Row(
@@ -539,11 +563,27 @@ WHO = Row(
             stacked=True,
         ),
         Panel(
+            title="Processes",
+            description="Processes on the chosen GPUs, by kind of work.",
+            queries=(Query(expr="sum by (category) (<workload.processes>)", legend="{{category}}"),),
+            unit="short",
+            more="workloads",
+            stacked=True,
+            needs="work",
+        ),
+    ),
+)
+
+PODS = Row(
+    "Containers that the kubelet has given a GPU",
+    (
+        Panel(
             form="table",
             title="Containers that have a GPU",
             description="By the kubelet's word, also while they do nothing.",
             queries=(Query(expr="<gpu_pod.pod_info>", needs="kubelet"),),
-            unit="short",
+            width=24,
+            unit="none",
             more="workloads",
             labels=(
                 ("gpu_id", "GPU"),
@@ -557,6 +597,7 @@ WHO = Row(
             needs="kubelet",
         ),
     ),
+    collapsed=True,
 )
 
 HOST = Row(
@@ -582,7 +623,7 @@ HOST = Row(
             title="Readings that a GPU does not have, or only as an estimate",
             description="Why a panel above may be empty: readings these GPUs lack (0), and those that stand in for one (1).",
             queries=(Query(expr="min by (gpu_name, reading, reason) (<support.reading_supported>)", column="Has it"),),
-            unit="short",
+            unit="none",
             more="gpumon",
             width=16,
             labels=(("gpu_name", "Name"), ("reading", "Reading"), ("reason", "Reason")),
@@ -596,6 +637,6 @@ DEVICE = Dashboard(
     title="gpumon / Node and GPU",
     description="Everything about one node's GPUs: use, heat, links, faults, MIG devices, and who uses them.",
     variables=(CLUSTER, NODE, GPU),
-    rows=(OVERVIEW, USE, HEAT_AND_POWER, LINKS, FAULTS, MIG, WHO, HOST),
+    rows=(OVERVIEW, USE, HEAT_AND_POWER, LINKS, FAULTS, WHO, HOST, MIG, PODS),
     annotations=EVENTS,
 )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from generate.common import (
     BUSY,
+    BUSY_AN_HOUR,
     BY_GPU,
     BY_NODE,
     CLUSTER,
     EVENTS,
     HELD,
-    IDLE_AN_HOUR,
     IDLE_HELD,
     JOULES_PER_KWH,
     MEMORY,
     NODES,
     or_zero,
 )
-from generate.rows import BAD, FULL, HEAT, ODD, USED, Column, Dashboard, Panel, Query, Row
+from generate.rows import BAD, FULL, HEAT, ODD, USED, Column, Dashboard, Panel, Query, Row, Steps
 
 TO_NODE = "/d/gpumon-gpu?${__url_time_range}&var-node=${__data.fields.Node}"
 TO_GPU = f"{TO_NODE}&var-gpu=${{__data.fields.GPU}}"
+
+LEAST = f"bottomk(10, {BUSY_AN_HOUR} and {HELD})"
+BY_ALERT = "by (cluster, instance, severity, alert, gpu_id, subject)"
+
+# Of the last hour: below 1 % a GPU is idle.
+LAZY: Steps = ((None, "red"), (0.01, "orange"), (0.3, "green"))
 
 NOW = Row(
     "Now",
@@ -32,7 +38,7 @@ NOW = Row(
             unit="short",
             more="gpu",
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -43,7 +49,7 @@ NOW = Row(
             more="gpu",
             steps=BAD,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -60,7 +66,7 @@ NOW = Row(
             more="gpumon",
             steps=BAD,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -71,10 +77,10 @@ NOW = Row(
             more="workloads",
             steps=ODD,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="GPUs busy",
             description="Mean share of time in which a kernel ran. It says nothing of how much of a GPU a kernel used.",
             queries=(Query(expr=f"avg({BUSY})"),),
@@ -83,10 +89,10 @@ NOW = Row(
             steps=USED,
             maximum=1,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="Memory in use",
             description="Share of all device memory that is allocated.",
             queries=(Query(expr="sum(<gpu.memory_used_bytes>) / sum(<gpu.memory_total_bytes>)"),),
@@ -95,7 +101,7 @@ NOW = Row(
             steps=FULL,
             maximum=1,
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -105,7 +111,7 @@ NOW = Row(
             unit="watt",
             more="gpu",
             width=3,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -116,7 +122,7 @@ NOW = Row(
             more="workloads",
             decimals=2,
             width=3,
-            height=4,
+            height=5,
         ),
     ),
 )
@@ -191,21 +197,24 @@ USE = Row(
         ),
         Panel(
             form="table",
-            title="GPUs held but idle",
-            description="GPUs that a process or a container has, below 1 % for an hour; and the memory that is held on them.",
+            title="Held GPUs that work least",
+            description="GPUs that a process or a container has, by how busy they were in the last hour; below 1 % counts as idle.",
             queries=(
-                Query(
-                    expr=f"sum {BY_GPU} (<gpu.memory_used_bytes>) and {HELD} and {IDLE_AN_HOUR}",
-                    column="Memory held",
-                    needs="fault",
-                ),
+                Query(expr=f"{LEAST} / 100", column="Busy"),
+                Query(expr=f"sum {BY_GPU} (<gpu.memory_used_bytes>) and {LEAST}", column="Memory held"),
             ),
-            unit="bytes",
+            unit="none",
             more="workloads",
             labels=(("cluster", "Cluster"), ("instance", "Node"), ("gpu_id", "GPU")),
-            columns=(Column(name="GPU", link=TO_GPU), Column(name="Memory held", unit="bytes")),
-            sort="Memory held",
-            needs="fault",
+            columns=(
+                Column(name="Cluster", width=90),
+                Column(name="Node", link=TO_NODE),
+                Column(name="GPU", link=TO_GPU, width=60),
+                Column(name="Busy", unit="percentunit", steps=LAZY, width=90),
+                Column(name="Memory held", unit="bytes", width=110),
+            ),
+            sort="-Busy",
+            needs="work",
         ),
     ),
 )
@@ -270,7 +279,7 @@ HEALTH = Row(
                 ),
                 Query(expr=or_zero(f"count {BY_NODE} ({IDLE_HELD})", BY_NODE), column="Held but idle"),
             ),
-            unit="short",
+            unit="none",
             more="gpu",
             width=24,
             labels=(("cluster", "Cluster"), ("instance", "Node")),
@@ -304,9 +313,20 @@ HEALTH = Row(
                 Query(expr=or_zero("sum(increase(<gpu.pcie_replays_total>[$__range]))"), legend="PCIe replays"),
                 Query(expr=or_zero("sum(increase(<gpu.nvlink_errors_total>[$__range]))"), legend="NVLink errors"),
             ),
+            width=6,
             unit="short",
             more="gpu",
             steps=BAD,
+            decimals=0,
+        ),
+        Panel(
+            title="Alerts, by severity",
+            description="Alerts of gpumon's own that are active. They are marked on every graph, too.",
+            queries=(Query(expr="sum by (severity) (<alerting.firing>)", legend="{{severity}}"),),
+            width=6,
+            unit="short",
+            more="gpu",
+            stacked=True,
             decimals=0,
         ),
         Panel(
@@ -318,6 +338,7 @@ HEALTH = Row(
                     legend="{{reason}}",
                 ),
             ),
+            width=6,
             unit="short",
             more="gpu",
             stacked=True,
@@ -333,6 +354,7 @@ HEALTH = Row(
                 Query(expr=or_zero("sum(<gpu.row_remap_failure>)"), legend="memory beyond repair"),
                 Query(expr=or_zero("sum(<gpu_health.hung>)"), legend="driver call hangs"),
             ),
+            width=6,
             unit="short",
             more="gpu",
             steps=BAD,
@@ -341,12 +363,43 @@ HEALTH = Row(
     ),
 )
 
+ALERTS = Row(
+    "Alerts that are active",
+    (
+        Panel(
+            form="table",
+            title="Alerts",
+            description="Every alert of gpumon's own that is active, with what was compared with what.",
+            queries=(
+                Query(expr=f"max {BY_ALERT} (<alert.value>)", column="Value"),
+                Query(expr=f"max {BY_ALERT} (<alert.threshold>)", column="Threshold"),
+                Query(expr=f"time() - min {BY_ALERT} (<alert.start_timestamp_seconds>)", column="For"),
+            ),
+            unit="none",
+            more="gpu",
+            width=24,
+            labels=(
+                ("cluster", "Cluster"),
+                ("instance", "Node"),
+                ("severity", "Severity"),
+                ("alert", "Alert"),
+                ("gpu_id", "GPU"),
+                ("subject", "About"),
+            ),
+            columns=(Column(name="Node", link=TO_NODE), Column(name="For", unit="s")),
+            sort="For",
+            needs="alert",
+        ),
+    ),
+    collapsed=True,
+)
+
 FLEET = Dashboard(
     key="fleet",
     title="gpumon / Fleet",
     description="Are all GPUs there and well, do they work, for whom, and what does it cost?",
     variables=(CLUSTER, NODES),
-    rows=(NOW, USE, COST, HEALTH),
+    rows=(NOW, USE, COST, HEALTH, ALERTS),
     annotations=EVENTS,
     priced=True,
 )

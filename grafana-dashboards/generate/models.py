@@ -5,7 +5,7 @@ from __future__ import annotations
 from generate.common import CLUSTER, DOWN, LOADED, MODEL, NODES, STARTED
 from generate.rows import BAD, FULL, GOOD, PLAIN, Column, Dashboard, Panel, Query, Row, Steps
 
-TOKENS = "suffix: tok/s"
+TOKENS = "suffix:tok/s"
 # What people feel: half a second to the first word is at once, five are a wait.
 WAIT: Steps = ((None, "green"), (1, "yellow"), (5, "red"))
 # People read about 10 words a second at most.
@@ -35,9 +35,9 @@ NOW = Row(
             queries=(Query(expr="sum(rate(<llm_traffic.generated_tokens_total>[$__rate_interval]))"),),
             unit=TOKENS,
             more="gpu",
-            decimals=1,
+            decimals=0,
             width=3,
-            height=4,
+            height=5,
             needs="server_metrics",
         ),
         Panel(
@@ -48,7 +48,7 @@ NOW = Row(
             unit="reqps",
             more="workloads",
             width=3,
-            height=4,
+            height=5,
             needs="server_metrics",
         ),
         Panel(
@@ -60,7 +60,7 @@ NOW = Row(
             more="gpu",
             steps=WAIT,
             width=3,
-            height=4,
+            height=5,
             needs="server_metrics",
         ),
         Panel(
@@ -72,7 +72,7 @@ NOW = Row(
             more="gpu",
             steps=PACE,
             width=3,
-            height=4,
+            height=5,
             needs="server_metrics",
         ),
         Panel(
@@ -86,11 +86,11 @@ NOW = Row(
             unit="short",
             more="workloads",
             width=3,
-            height=4,
+            height=5,
             needs="server_metrics",
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="Memory for contexts",
             description="Share of the memory for contexts (KV cache) that is in use, the fullest; when it is full, requests wait.",
             queries=(Query(expr="max(<llm_traffic.kv_cache_usage_ratio>)"),),
@@ -99,7 +99,7 @@ NOW = Row(
             steps=FULL,
             maximum=1,
             width=3,
-            height=4,
+            height=5,
             needs="server_metrics",
         ),
         Panel(
@@ -111,7 +111,7 @@ NOW = Row(
             more="gpumon",
             steps=BAD,
             width=3,
-            height=4,
+            height=5,
             needs="model_server",
         ),
         Panel(
@@ -121,9 +121,8 @@ NOW = Row(
             queries=(Query(expr="avg(<llm_energy.joules_per_token>)"),),
             unit="joule",
             more="gpu",
-            decimals=2,
             width=3,
-            height=4,
+            height=5,
             needs="model_energy",
         ),
     ),
@@ -228,8 +227,8 @@ TRAFFIC = Row(
             description="Requests that end in a second, by how they ended.",
             queries=(
                 Query(
-                    expr="sum by (model, outcome) (rate(<llm_traffic.requests_total>[$__rate_interval]))",
-                    legend="{{model}} {{outcome}}",
+                    expr="sum by (outcome) (rate(<llm_traffic.requests_total>[$__rate_interval]))",
+                    legend="{{outcome}}",
                 ),
             ),
             unit="reqps",
@@ -270,7 +269,6 @@ TRAFFIC = Row(
             ),
             unit="joule",
             more="gpu",
-            decimals=2,
             needs="model_energy",
         ),
     ),
@@ -305,7 +303,7 @@ RESIDENCY = Row(
                     column="Unloaded in",
                 ),
             ),
-            unit="short",
+            unit="none",
             more="gpu",
             width=16,
             labels=(("instance", "Node"), ("server", "Server"), ("model", "Model")),
@@ -348,7 +346,7 @@ RESIDENCY = Row(
             title="Servers, and how they are looked at",
             description="Every way a server is asked, and why one gives nothing.",
             queries=(Query(expr="max by (instance, server, kind, way, reason) (<llm_way.up>)", column="Works"),),
-            unit="short",
+            unit="none",
             more="gpumon",
             width=16,
             steps=GOOD,

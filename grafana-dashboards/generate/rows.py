@@ -52,6 +52,7 @@ NEEDS: Mapping[str, str] = {
     "storage": "storage.enabled",
     "archive": "a first run of the archive, which is within the first hour",
     "fault": "something that goes wrong",
+    "alert": "an alert that is active",
 }
 
 
@@ -86,8 +87,9 @@ class Column:
 class Panel:
     """One panel: a `form` of Grafana's, its queries and how it looks. Sizes are in Grafana's grid of 24 columns.
 
+    `sort` is the column a table is sorted by, the greatest first, or the smallest with "-" before it.
     `more` is the dashboard, by its key, that says more about it. `labels` are a table's labels in order, with their titles.
-    `dashed` are series, by a pattern of their names, that are limits and not readings.
+    `dashed` are series, by a pattern of their names, that are limits and not readings; `unlisted` are not in the legend.
     """
 
     title: str
@@ -105,7 +107,7 @@ class Panel:
     stacked: bool = False
     bars: bool = False
     dashed: str = ""
-    legend: str = "list"
+    unlisted: str = ""
     names: Mapping[float, tuple[str, str]] = field(default_factory=dict)
     labels: tuple[tuple[str, str], ...] = ()
     columns: tuple[Column, ...] = ()

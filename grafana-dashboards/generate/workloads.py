@@ -7,10 +7,12 @@ from generate.rows import ODD, USED, Column, Dashboard, Panel, Query, Row
 
 WORK = 'category!="idle"'
 BUSY_HOURS = f"increase(<workload.busy_seconds_total {WORK}>[$__range]) / 3600"
-# One sample a minute is enough for hours, and cheap over weeks.
+# One sample a minute is enough for hours, and cheap over weeks; over minutes it may be less than hours busy.
 HELD_HOURS = f"count_over_time((<workload.processes {WORK}> > 0)[$__range:1m]) / 60"
 ENERGY = f"increase(<workload.energy_joules_total {WORK}>[$__range]) / {JOULES_PER_KWH}"
-POD = "by (namespace, pod, container, job, category)"
+# Prometheus has a label "job" of its own, and renames gpumon's.
+POD = "by (namespace, pod, container, exported_job, category)"
+NAMED = 'label_replace({}, "user", "(not known)", "user", "^$")'
 IN_WORDS = 'label_replace({}, "namespace", "(none)", "namespace", "^$")'
 
 TOTALS = Row(
@@ -25,7 +27,7 @@ TOTALS = Row(
             more="fleet",
             decimals=2,
             width=4,
-            height=4,
+            height=5,
             needs="undivided",
         ),
         Panel(
@@ -37,20 +39,20 @@ TOTALS = Row(
             more="fleet",
             decimals=2,
             width=4,
-            height=4,
+            height=5,
             needs="work",
         ),
         Panel(
-            form="gauge",
+            form="stat",
             title="Busy while held",
             description="Hours busy as a share of hours held: what is missing was reserved and not used.",
-            queries=(Query(expr=f"sum({BUSY_HOURS}) / sum({HELD_HOURS})"),),
+            queries=(Query(expr=f"clamp_max(sum({BUSY_HOURS}) / sum({HELD_HOURS}), 1)"),),
             unit="percentunit",
             more="fleet",
             steps=USED,
             maximum=1,
             width=4,
-            height=4,
+            height=5,
             needs="undivided",
         ),
         Panel(
@@ -61,7 +63,7 @@ TOTALS = Row(
             unit="kwatth",
             more="fleet",
             width=4,
-            height=4,
+            height=5,
             needs="work",
         ),
         Panel(
@@ -76,7 +78,7 @@ TOTALS = Row(
             unit="kwatth",
             more="fleet",
             width=4,
-            height=4,
+            height=5,
         ),
         Panel(
             form="stat",
@@ -87,7 +89,7 @@ TOTALS = Row(
             more="fleet",
             decimals=2,
             width=4,
-            height=4,
+            height=5,
             needs="work",
         ),
     ),
@@ -149,14 +151,13 @@ TIME = Row(
         ),
         Panel(
             title="Busy GPUs, by pod",
-            description="The ten pods, or containers outside Kubernetes, that take most time; (none) is what is in no pod.",
+            description="The ten pods that take most time; (none) is what is in no pod.",
             queries=(
                 Query(
                     expr=IN_WORDS.format(
-                        f"topk(10, sum by (namespace, pod, container)"
-                        f" (rate(<workload.busy_seconds_total {WORK}>[$__rate_interval])))"
+                        f"topk(10, sum by (namespace, pod) (rate(<workload.busy_seconds_total {WORK}>[$__rate_interval])))"
                     ),
-                    legend="{{namespace}} {{pod}} {{container}}",
+                    legend="{{namespace}} {{pod}}",
                 ),
             ),
             unit="short",
@@ -187,7 +188,7 @@ TABLES = Row(
                 Query(expr=f"sum {POD} ({HELD_HOURS})", column="Hours held"),
                 Query(expr=f"sum {POD} ({BUSY_HOURS})", column="Hours busy", needs="undivided"),
                 Query(
-                    expr=f"sum {POD} ({BUSY_HOURS}) / sum {POD} ({HELD_HOURS})",
+                    expr=f"clamp_max(sum {POD} ({BUSY_HOURS}) / sum {POD} ({HELD_HOURS}), 1)",
                     column="Busy while held",
                     needs="undivided",
                 ),
@@ -198,7 +199,7 @@ TABLES = Row(
                 Query(expr=f"sum {POD} ({ENERGY})", column="Energy"),
                 Query(expr=f"sum {POD} ({ENERGY}) * $price", column="Cost"),
             ),
-            unit="short",
+            unit="none",
             more="gpu",
             width=24,
             height=9,
@@ -206,80 +207,19 @@ TABLES = Row(
                 ("namespace", "Namespace"),
                 ("pod", "Pod"),
                 ("container", "Container"),
-                ("job", "Job"),
+                ("exported_job", "Job"),
                 ("category", "Kind of work"),
             ),
             columns=(
-                Column(name="Hours held", unit="h", decimals=2),
-                Column(name="Hours busy", unit="h", decimals=2),
-                Column(name="Busy while held", unit="percentunit", bar=True, maximum=1, steps=USED),
-                Column(name="Most memory", unit="bytes"),
-                Column(name="Energy", unit="kwatth", decimals=3),
-                Column(name="Cost", unit="none", decimals=2),
+                Column(name="Hours held", unit="h", decimals=2, width=110),
+                Column(name="Hours busy", unit="h", decimals=2, width=110),
+                Column(name="Busy while held", unit="percentunit", bar=True, maximum=1, steps=USED, width=220),
+                Column(name="Most memory", unit="bytes", width=120),
+                Column(name="Energy", unit="kwatth", decimals=1, width=110),
+                Column(name="Cost", unit="none", decimals=2, width=80),
             ),
             sort="Hours held",
             needs="work",
-        ),
-        Panel(
-            form="table",
-            title="Users",
-            description="Processes on GPUs by the user they run as, now.",
-            queries=(
-                Query(expr="count by (user) (<gpu_process.memory_used_bytes>)", column="Processes"),
-                Query(expr="sum by (user) (<gpu_process.memory_used_bytes>)", column="Memory"),
-            ),
-            unit="short",
-            more="gpu",
-            labels=(("user", "User"),),
-            columns=(Column(name="Memory", unit="bytes"),),
-            sort="Memory",
-            needs="processes",
-        ),
-        Panel(
-            form="table",
-            title="Processes with the most memory",
-            description="The twenty processes that hold most device memory now.",
-            queries=(
-                Query(
-                    expr="topk(20, sum by (instance, gpu_id, pid, name, user, category) (<gpu_process.memory_used_bytes>))",
-                    column="Memory",
-                ),
-            ),
-            unit="bytes",
-            more="gpu",
-            width=16,
-            labels=(
-                ("instance", "Node"),
-                ("gpu_id", "GPU"),
-                ("pid", "PID"),
-                ("name", "Name"),
-                ("user", "User"),
-                ("category", "Kind of work"),
-            ),
-            sort="Memory",
-            needs="processes",
-        ),
-        Panel(
-            form="table",
-            title="Containers that have a GPU and do nothing with it",
-            description="By the kubelet's word, on GPUs that have been below 1 % for an hour.",
-            queries=(
-                Query(
-                    expr="<gpu_pod.pod_info> and on (cluster, instance, gpu_id) " + IDLE_AN_HOUR,
-                ),
-            ),
-            unit="short",
-            more="fleet",
-            width=16,
-            steps=ODD,
-            labels=(
-                ("instance", "Node"),
-                ("gpu_id", "GPU"),
-                ("namespace", "Namespace"),
-                ("pod", "Pod"),
-                ("container", "Container"),
-            ),
-            needs="kubelet",
         ),
         Panel(
             form="bargauge",
@@ -296,7 +236,113 @@ TABLES = Row(
             decimals=2,
             needs="undivided",
         ),
+        Panel(
+            form="bargauge",
+            title="Energy, by namespace",
+            description="Energy above what GPUs use idle, of each namespace, in the time shown.",
+            queries=(
+                Query(
+                    expr=IN_WORDS.format(f"topk(10, sum by (namespace) ({ENERGY}))"),
+                    legend="{{namespace}}",
+                ),
+            ),
+            unit="kwatth",
+            more="fleet",
+            decimals=1,
+            needs="work",
+        ),
+        Panel(
+            form="bargauge",
+            title="Memory held, by namespace",
+            description="Device memory that each namespace holds now.",
+            queries=(
+                Query(
+                    expr=IN_WORDS.format(f"topk(10, sum by (namespace) (<workload.memory_used_bytes {WORK}>))"),
+                    legend="{{namespace}}",
+                ),
+            ),
+            unit="bytes",
+            more="fleet",
+            decimals=1,
+            needs="work",
+        ),
     ),
+)
+
+USERS = Row(
+    "Users and processes (with processes.per_process_metrics)",
+    (
+        Panel(
+            form="table",
+            title="Users",
+            description="Processes on GPUs by the user they run as, now.",
+            queries=(
+                Query(expr=NAMED.format("count by (user) (<gpu_process.memory_used_bytes>)"), column="Processes"),
+                Query(expr=NAMED.format("sum by (user) (<gpu_process.memory_used_bytes>)"), column="Memory"),
+            ),
+            unit="none",
+            more="gpu",
+            labels=(("user", "User"),),
+            columns=(Column(name="Memory", unit="bytes"),),
+            sort="Memory",
+            needs="processes",
+        ),
+        Panel(
+            form="table",
+            title="Processes with the most memory",
+            description="The twenty processes that hold most device memory now.",
+            queries=(
+                Query(
+                    expr="topk(20, sum by (instance, gpu_id, pid, name, user, category) (<gpu_process.memory_used_bytes>))",
+                    column="Memory",
+                ),
+            ),
+            unit="none",
+            more="gpu",
+            width=16,
+            labels=(
+                ("instance", "Node"),
+                ("gpu_id", "GPU"),
+                ("pid", "PID"),
+                ("name", "Name"),
+                ("user", "User"),
+                ("category", "Kind of work"),
+            ),
+            columns=(Column(name="Memory", unit="bytes"),),
+            sort="Memory",
+            needs="processes",
+        ),
+    ),
+    collapsed=True,
+)
+
+PODS = Row(
+    "Containers that have a GPU and do nothing with it (in Kubernetes)",
+    (
+        Panel(
+            form="table",
+            title="Containers that have a GPU and do nothing with it",
+            description="By the kubelet's word, on GPUs that have been below 1 % for an hour.",
+            queries=(
+                Query(
+                    expr="<gpu_pod.pod_info> and on (cluster, instance, gpu_id) " + IDLE_AN_HOUR,
+                ),
+            ),
+            unit="none",
+            more="fleet",
+            width=16,
+            steps=ODD,
+            labels=(
+                ("instance", "Node"),
+                ("gpu_id", "GPU"),
+                ("namespace", "Namespace"),
+                ("pod", "Pod"),
+                ("container", "Container"),
+            ),
+            needs="kubelet",
+        ),
+    ),
+    collapsed=True,
 )
 
 WORKLOADS = Dashboard(
@@ -304,7 +350,7 @@ WORKLOADS = Dashboard(
     title="gpumon / Workloads",
     description="Who has the GPUs, what do they do with them, what does it cost, and what goes to waste?",
     variables=(CLUSTER, NODES, GPU, NAMESPACE),
-    rows=(TOTALS, TIME, TABLES),
+    rows=(TOTALS, TIME, TABLES, USERS, PODS),
     annotations=EVENTS,
     priced=True,
 )

@@ -34,8 +34,10 @@ def board(key: str) -> Any:
 
 
 def panels(key: str) -> list[Any]:
-    """Give a dashboard's panels that show something."""
-    return [panel for panel in board(key)["panels"] if panel["type"] != "row"]
+    """Give a dashboard's panels that show something, also those in rows that are collapsed, by their ids."""
+    everything = board(key)["panels"]
+    inside = [panel for row in everything if row["type"] == "row" for panel in row.get("panels") or ()]
+    return sorted([panel for panel in everything if panel["type"] != "row"] + inside, key=lambda panel: panel["id"])
 
 
 def targets(key: str) -> Iterator[Target]:

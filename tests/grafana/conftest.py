@@ -23,11 +23,9 @@ def gpumon(profile: str, folder: Path, **environ: str) -> Iterator[str]:
     """Run gpumon over a simulated node and give the address of its metrics."""
     folder.mkdir()
     port = daemon.free_port()
-    environ |= daemon.environment(folder, port) | {
-        "GPUMON_SERVICE_POLL_INTERVAL_SECS": "0.5",
-        "GPUMON_GPU_SLOW_INTERVAL_SECS": "1",
-        "GPUMON_PROCESSES_PER_PROCESS_METRICS": "true",
-    }
+    quick = {"GPUMON_SERVICE_POLL_INTERVAL_SECS": "0.5", "GPUMON_GPU_SLOW_INTERVAL_SECS": "1"}
+    more = {"GPUMON_PROCESSES_PER_PROCESS_METRICS": "true", "GPUMON_TELEMETRY_DCGM_COMPAT": "legacy"}
+    environ = quick | more | environ | daemon.environment(folder, port)
     command = [sys.executable, "-m", "gpumon", "run", "--simulate", profile]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | environ, stderr=log)

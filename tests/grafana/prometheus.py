@@ -23,18 +23,29 @@ SCRAPE_SECONDS = 1
 
 
 class Prometheus:
-    """Scrapes once a second: `targets`, addresses by the `instance` they get, and `pushed`, which has labels of its own."""
+    """Scrapes `targets`, addresses by the `instance` they get, and `pushed`, which has labels of its own.
 
-    def __init__(self, folder: Path, targets: Mapping[str, str], pushed: Sequence[str] = ()) -> None:
+    `relabel` is a list of Prometheus's metric_relabel_configs for the targets.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        targets: Mapping[str, str],
+        pushed: Sequence[str] = (),
+        *,
+        seconds: int = SCRAPE_SECONDS,
+        relabel: Sequence[Mapping[str, object]] = (),
+    ) -> None:
         if shutil.which("prometheus") is None:
             pytest.skip("NOT TESTED against a real Prometheus: there is no prometheus here (Debian's package has it)")
         self.port = daemon.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         static = [{"targets": [address], "labels": {"instance": name}} for name, address in targets.items()]
         configuration = {
-            "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "scrape_timeout": f"{SCRAPE_SECONDS}s"},
+            "global": {"scrape_interval": f"{seconds}s", "scrape_timeout": f"{seconds}s"},
             "scrape_configs": [
-                {"job_name": "gpumon", "static_configs": static},
+                {"job_name": "gpumon", "static_configs": static, "metric_relabel_configs": list(relabel)},
                 {"job_name": "collector", "honor_labels": True, "static_configs": [{"targets": list(pushed)}]},
             ],
         }
@@ -88,7 +99,7 @@ class Prometheus:
 
         def scraped() -> bool:
             try:
-                series = self.instant(f"count_over_time(up[5m]) >= {times}")
+                series = self.instant(f"sum_over_time(up[5m]) >= {times}")
             except OSError:
                 return False  # it does not listen yet
             return len(series) == self._targets

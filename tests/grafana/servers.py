@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from gpumon.catalog import KINDS, WORKLOAD, Column, Entity, EntityKind, Histogram, Reading
@@ -52,27 +54,51 @@ def serving(answers: Mapping[str, Answer]) -> Iterator[str]:
             thread.join()
 
 
+# Seconds that half of what is observed stays below, by the words in a histogram's name.
+MEDIANS = {"first_token": 0.25, "output_token": 0.02, "inter_token": 0.018, "queue": 0.03, "e2e": 3.0, "latency": 3.0}
+# Requests a second, on the mean; the load comes and goes.
+REQUESTS = 4.0
+WAVE_SECONDS = 300.0
+
+
 def vllm() -> dict[str, Answer]:
-    """Give a vLLM under load: its page's counters and buckets grow by half of what they were every second."""
-    began = time.monotonic()
+    """Give a vLLM under load: its counters grow, its buckets fill as such latencies do, its gauges follow the load."""
     lines = servers.page("vllm-0.11").decode().splitlines()
+    grown: dict[str, float] = {}
+    last = time.monotonic()
 
     def page() -> bytes:
-        factor = 1 + (time.monotonic() - began) / 2
-        return "\n".join(_grown(line, factor) for line in lines).encode() + b"\n"
+        nonlocal last
+        now = time.monotonic()
+        load = 1 + 0.5 * math.sin(2 * math.pi * now / WAVE_SECONDS)
+        passed, last = now - last, now
+        return "\n".join(_moved(line, passed * load, load, grown) for line in lines).encode() + b"\n"
 
     return {"/metrics": page, "/version": lambda: b'{"version": "0.11.0"}'}
 
 
-def _grown(line: str, factor: float) -> str:
-    found = re.fullmatch(r"(\S+?(?:_total|_bucket|_count|_sum)\{.*\}) (\S+)", line)
-    return f"{found[1]} {float(found[2]) * factor}" if found else line
+def _moved(line: str, passed: float, load: float, grown: dict[str, float]) -> str:
+    """Give a line of the page after some more seconds; `grown` remembers what counts."""
+    found = re.fullmatch(r"(\S+?)(\{.*\}) (\S+)", line)
+    if found is None:
+        return line
+    name, labels, value = found.groups()
+    if not name.endswith(("_total", "_bucket", "_count", "_sum")):
+        return f"{name}{labels} {float(value) * load}" if name.endswith(("running", "waiting", "perc")) else line
+    share = float(value) / 10
+    if name.endswith(("_bucket", "_count", "_sum")) and name.split("_")[-2] in ("seconds", "latency"):
+        median = next((seconds for word, seconds in MEDIANS.items() if word in name), 1.0)
+        bound = re.search(r'le="([^"]+)"', labels)
+        # A logistic distribution of the logarithm, slower under load.
+        below = 1 / (1 + (median * load / max(float(bound[1]), 1e-9)) ** 3) if bound else 1.0
+        share = REQUESTS * (median * load if name.endswith("_sum") else below)
+    grown[name + labels] = grown.get(name + labels, 0.0) + passed * share
+    return f"{name}{labels} {grown[name + labels]}"
 
 
-def ollama() -> dict[str, Answer]:
-    """Give an Ollama that answers and, every five seconds, takes a second model into memory or lets it go."""
-    resident = servers.resident()
-    other = servers.resident("qwen3:8b", size=6_000_000_000, size_vram=6_000_000_000)
+def ollama(period: float = 10.0) -> dict[str, Answer]:
+    """Give an Ollama that answers, and every `period` seconds takes a second model into memory and lets it go."""
+    names = {"llama3.2:latest": 4_000_000_000, "qwen3:8b": 6_000_000_000}
     reply = {
         "model": "llama3.2:latest",
         "message": {"role": "assistant", "content": "abc"},
@@ -87,13 +113,18 @@ def ollama() -> dict[str, Answer]:
     }
 
     def loaded() -> bytes:
-        both = time.monotonic() % 10 < 5
-        return json.dumps({"models": [resident, other] if both else [resident]}).encode()
+        soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+        both = time.monotonic() % period < period / 2
+        models = [
+            servers.resident(name, size=size, size_vram=size, expires_at=soon)
+            for name, size in list(names.items())[: 1 + both]
+        ]
+        return json.dumps({"models": models}).encode()
 
     def replied() -> bytes:
         return json.dumps(reply).encode()
 
-    answers = servers.ollama(resident, other).answers
+    answers = servers.ollama(*map(servers.resident, names)).answers
     return {
         "/": lambda: b"Ollama is running",
         "/api/version": lambda: json.dumps(answers["/api/version"]).encode(),

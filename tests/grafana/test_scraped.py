@@ -48,7 +48,7 @@ def test_every_annotation_marks_what_happened(key: str, prometheus: Prometheus) 
         expr = annotation["expr"]
         marked = prometheus.over(boards.interpolate(expr, filled.values(key, "everything")), filled.WINDOW)
         healthy = prometheus.over(boards.interpolate(expr, filled.values(key, "a100x8")), filled.WINDOW)
-        assert not healthy, annotation["name"]
+        assert not healthy or annotation["name"] == "Alert", annotation["name"]  # see filled.MAYBE
         assert marked or annotation["name"] == "gpumon started", annotation["name"]
 
 
