@@ -221,7 +221,9 @@ def test_monitors_speak_as_the_port_does() -> None:
     (endpoint,) = only("ServiceMonitor", made)["spec"]["endpoints"]
     assert endpoint["scheme"] == "https"
     assert only("Pod", made)["spec"]["containers"][0]["args"][1].startswith("https://")
-    assert pod(made)["containers"][0]["livenessProbe"]["tcpSocket"] == {"port": "metrics"}
+    (container,) = pod(made)["containers"]
+    assert container["readinessProbe"]["tcpSocket"] == container["startupProbe"]["tcpSocket"] == {"port": "metrics"}
+    assert container["livenessProbe"]["exec"]["command"][1] == "health"
     made = objects({"webConfig": {"secretName": "web"}})
     assert pod(made)["containers"][0]["livenessProbe"]["httpGet"]["scheme"] == "HTTPS"
 

@@ -86,30 +86,39 @@
 
 {{/*
 /healthz fails when there was no reading for 30 s, or when a driver call has hung for gpu.hung_limit_secs.
-A kubelet cannot log in: with webConfig.login it can see only whether the port takes connections.
+A kubelet cannot log in: with webConfig.login it sees by itself only whether the port is open, and gpumon health has to
+say whether it answers. That starts a Python each time, so it is asked once a minute.
 */}}
 {{- define "gpumon.probe" -}}
-{{- if and .root.Values.webConfig.secretName .root.Values.webConfig.login -}}
+{{- if .login -}}
 tcpSocket:
   port: metrics
 {{- else -}}
 httpGet:
   path: {{ .path }}
   port: metrics
-  scheme: {{ include "gpumon.scheme" .root | upper }}
+  scheme: {{ .scheme | upper }}
 {{- end }}
 {{- end }}
 
 {{- define "gpumon.probes" -}}
+{{- $login := and .Values.webConfig.secretName .Values.webConfig.login }}
+{{- $scheme := include "gpumon.scheme" . -}}
 # The port is open half a second after the start; without persistence mode a driver takes seconds per GPU to wake.
 startupProbe:
-  {{- include "gpumon.probe" (dict "root" . "path" "/healthz") | nindent 2 }}
+  {{- include "gpumon.probe" (dict "login" $login "scheme" $scheme "path" "/healthz") | nindent 2 }}
   {{- toYaml .Values.startupProbe | nindent 2 }}
 livenessProbe:
-  {{- include "gpumon.probe" (dict "root" . "path" "/healthz") | nindent 2 }}
+  {{- if $login }}
+  exec:
+    command: [/usr/bin/gpumon, health, --config=/etc/gpumon/config.toml]
+  {{- toYaml (mergeOverwrite (deepCopy .Values.livenessProbe) (dict "periodSeconds" 60 "timeoutSeconds" 10)) | nindent 2 }}
+  {{- else }}
+  {{- include "gpumon.probe" (dict "login" false "scheme" $scheme "path" "/healthz") | nindent 2 }}
   {{- toYaml .Values.livenessProbe | nindent 2 }}
+  {{- end }}
 readinessProbe:
-  {{- include "gpumon.probe" (dict "root" . "path" "/readyz") | nindent 2 }}
+  {{- include "gpumon.probe" (dict "login" $login "scheme" $scheme "path" "/readyz") | nindent 2 }}
   {{- toYaml .Values.readinessProbe | nindent 2 }}
 {{- end }}
 
