@@ -11,7 +11,7 @@ BUSY_HOURS = f"increase(<workload.busy_seconds_total {WORK}>[$__range]) / 3600"
 HELD_HOURS = f"count_over_time((<workload.processes {WORK}> > 0)[$__range:1m]) / 60"
 ENERGY = f"increase(<workload.energy_joules_total {WORK}>[$__range]) / {JOULES_PER_KWH}"
 # Prometheus has a label "job" of its own, and renames gpumon's.
-POD = "by (namespace, pod, container, exported_job, category)"
+POD = "by (namespace, pod, container, hpc_job, category)"
 NAMED = 'label_replace({}, "user", "(not known)", "user", "^$")'
 IN_WORDS = 'label_replace({}, "namespace", "(none)", "namespace", "^$")'
 
@@ -207,7 +207,7 @@ TABLES = Row(
                 ("namespace", "Namespace"),
                 ("pod", "Pod"),
                 ("container", "Container"),
-                ("exported_job", "Job"),
+                ("hpc_job", "Job"),
                 ("category", "Kind of work"),
             ),
             columns=(

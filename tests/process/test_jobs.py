@@ -23,7 +23,7 @@ def test_a_file_per_gpu_names_the_job(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("x")
 
     def jobs(node: ProcessNode, gpu: int) -> set[str]:
-        return {one.label("job") for one in snapshot.of(WORKLOAD) if one.labels[0] == str(gpu) and one["processes"]}
+        return {one.label("hpc_job") for one in snapshot.of(WORKLOAD) if one.labels[0] == str(gpu) and one["processes"]}
 
     with ProcessNode(settings=Processes(proc_root=str(root)), places=[Jobs(folder)]) as node:
         node.put(0, 10)

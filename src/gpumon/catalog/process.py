@@ -52,7 +52,8 @@ WORKLOAD = EntityKind(
         _GPU_UUID,
         Label("category", 'Kind of work, or "idle" for what no process accounts for.'),
         *WHERE,
-        Label("job", "Job of a batch system such as Slurm; empty outside one."),
+        # Not "job": that is Prometheus's own name for what it scrapes.
+        Label("hpc_job", "Job of a batch system such as Slurm; empty outside one."),
     ),
     readings=(
         Reading(

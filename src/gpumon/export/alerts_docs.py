@@ -146,7 +146,9 @@ def row(alert: Alert) -> tuple[str, ...]:
         _condition(alert),
         _seconds(alert.for_seconds),
         _end(alert),
-        re.sub(r"({\w+):[^}]*}", r"\1}", f"{alert.summary}: {alert.numbers}"),  # how numbers are rounded is of no interest
+        re.sub(
+            r"({\w+):[^}]*}", r"\1}", f"{alert.summary}: {alert.numbers}"
+        ),  # how numbers are rounded is of no interest
         alert.advice,
     )
 
