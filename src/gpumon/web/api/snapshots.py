@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from gpumon.catalog import BUILD, Entity, EntityKind, Histogram, Snapshot
@@ -74,18 +74,16 @@ class Snapshots:
 
 
 def render(snapshot: Snapshot, *, fresh: bool) -> bytes:
-    """Give a snapshot as a JSON object that is left open, for what differs from request to request."""
+    """Give a snapshot as a JSON object that is left open, for what differs from request to request.
+
+    Of each kind its entities, each with its labels as text and what is known of its readings as numbers.
+    """
     head = {"time": iso(snapshot.time), "sequence": snapshot.number, "driver": driver(snapshot)}
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[EntityKind, list[str]] = {}
     for entity in served(snapshot, fresh):
-        # One by one, because all of them as objects would take ten times the memory of their text.
-        kinds.setdefault(entity.kind.name, []).append(_dumps(of(entity)))
-    entities = ",".join(f'"{name}":[{",".join(found)}]' for name, found in kinds.items())
+        kinds.setdefault(entity.kind, []).append(_text(entity))
+    entities = ",".join(f'"{kind.name}":[{",".join(found)}]' for kind, found in kinds.items())
     return f'{_dumps(head)[:-1]},"entities":{{{entities}}}'.encode()
-
-
-# One encoder for all, because json.dumps makes one each time.
-_dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def driver(snapshot: Snapshot) -> str:
@@ -94,23 +92,30 @@ def driver(snapshot: Snapshot) -> str:
     return builds[0].label("driver") if builds else "none"
 
 
-_NAMES: dict[EntityKind, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+# One encoder for all, because json.dumps makes one each time.
+_dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+# How the labels and the columns of a kind begin in an object.
+_keys: dict[EntityKind, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
 
-def of(entity: Entity) -> dict[str, Any]:
-    """Give one entity: labels as text, readings as numbers, distributions as objects; what is not known is left out."""
+def _text(entity: Entity) -> str:
+    """Write an entity by hand, which takes half the time of making an object first."""
     kind = entity.kind
-    names = _NAMES.get(kind)
-    if names is None:
-        names = _NAMES[kind] = tuple(label.name for label in kind.labels), tuple(kind.index)
-    found: dict[str, Any] = dict(zip(names[0], entity.labels, strict=True))
-    for name, value in zip(names[1], entity.values, strict=True):
-        if value is not None and math.isfinite(value):
-            found[name] = plain(value)
+    keys = _keys.get(kind)
+    if keys is None:
+        keys = _keys[kind] = (
+            tuple(f'"{label.name}":' for label in kind.labels),
+            tuple(f'"{name}":' for name in kind.index),
+        )
+    parts = [key + _dumps(text) for key, text in zip(keys[0], entity.labels, strict=True)]
+    for key, value in zip(keys[1], entity.values, strict=True):
+        if value is not None and -inf < value < inf:
+            whole = int(value)
+            parts.append(f"{key}{whole}" if whole == value else f"{key}{value!r}")
     for reading, histogram in zip(kind.histograms, entity.histograms, strict=False):
         if histogram is not None and histogram.believable:
-            found[reading.name] = distribution(histogram)
-    return found
+            parts.append(f'"{reading.name}":{_dumps(distribution(histogram))}')
+    return f"{{{','.join(parts)}}}"
 
 
 def plain(value: float) -> float | int:

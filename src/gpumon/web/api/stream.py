@@ -11,6 +11,7 @@ from aiohttp.web_response import Response, StreamResponse
 
 from gpumon.export.exposition import GZIP_LEVEL, accepts_gzip
 from gpumon.hub import Hub
+from gpumon.memory import give_back
 from gpumon.web.api.answer import error
 from gpumon.web.api.snapshots import NoSnapshotError, Snapshots
 from gpumon.web.listen import Connection
@@ -92,6 +93,8 @@ class Stream:
         finally:
             self._places -= 1
             self._readers.discard(reader)
+            if not self._places:
+                loop.call_later(1.0, give_back)  # when the connections are gone as well: of a hundred it is 10 MB
         return response
 
     async def _send(self) -> None:
