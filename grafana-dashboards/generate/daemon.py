@@ -402,11 +402,99 @@ COST = Row(
     ),
 )
 
+ALERTS = Row(
+    "Alerts",
+    (
+        Panel(
+            title="Alerts that began",
+            description="Alerts that began in each interval, by severity.",
+            queries=(
+                Query(
+                    expr="sum by (severity) (increase(<alerting.started_total>[$__rate_interval]))",
+                    legend="{{severity}}",
+                ),
+            ),
+            unit="short",
+            more="fleet",
+            bars=True,
+        ),
+        Panel(
+            title="Time of a look at all alerts",
+            description="Time the last look at all alerts took, by node.",
+            queries=(Query(expr=f"max {BY_NODE} (<alerting.evaluation_seconds>)", legend="{{instance}}"),),
+            unit="s",
+            more="fleet",
+        ),
+        Panel(
+            title="Alerts sent",
+            description="Beginnings and ends of alerts in each interval that were accepted, and attempts that failed.",
+            queries=(
+                Query(
+                    expr="sum by (target) (increase(<alert_delivery.sent_total>[$__rate_interval]))",
+                    legend="{{target}} accepted",
+                ),
+                Query(
+                    expr="sum by (target) (increase(<alert_delivery.failures_total>[$__rate_interval]))",
+                    legend="{{target}} failed",
+                ),
+                Query(
+                    expr="sum by (target) (increase(<alert_delivery.dropped_total>[$__rate_interval]))",
+                    legend="{{target}} given up",
+                ),
+            ),
+            unit="short",
+            more="fleet",
+            steps=BAD,
+            bars=True,
+            needs="delivery",
+        ),
+    ),
+)
+
+MISSING = Row(
+    "What is missing of workloads, and the kubelet",
+    (
+        Panel(
+            form="table",
+            title="Why shares of a GPU cannot be told",
+            description="GPUs of which processes, their work or their pods are not known, and why.",
+            queries=(
+                Query(
+                    expr="max by (instance, gpu_id, part, reason) (<share_reason.missing_info>)",
+                    column="Missing",
+                    needs="incomplete",
+                ),
+            ),
+            unit="none",
+            more="workloads",
+            width=16,
+            labels=(("instance", "Node"), ("gpu_id", "GPU"), ("part", "Part"), ("reason", "Reason")),
+            columns=(
+                *(Column(name=name, width=90) for name in ("Node", "GPU", "Part")),
+                Column(name="Missing", width=90),
+            ),
+            needs="incomplete",
+        ),
+        Panel(
+            title="Kubelet",
+            description="1 while the kubelet's PodResources API answers.",
+            queries=(Query(expr=f"min {BY_NODE} (<pod_names.up>)", legend="{{instance}}"),),
+            unit="short",
+            more="workloads",
+            steps=GOOD,
+            maximum=1,
+            decimals=0,
+            needs="kubelet",
+        ),
+    ),
+    collapsed=True,
+)
+
 DAEMON = Dashboard(
     key="gpumon",
     title="gpumon / gpumon itself",
     description="Are the numbers fresh, is anything lost on the way, and what does it cost?",
     variables=(CLUSTER, NODES),
-    rows=(NOW, READING, STORAGE, COST, OUT),
+    rows=(NOW, READING, STORAGE, COST, ALERTS, OUT, MISSING),
     annotations=(DOWN, STARTED),
 )

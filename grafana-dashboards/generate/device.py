@@ -525,6 +525,33 @@ MIG = Row(
             needs="mig",
         ),
         Panel(
+            title="Warps on MIG devices",
+            description="Warps resident on a MIG device's multiprocessors, as a share of what they can hold.",
+            queries=(Query(expr="<mig.sm_occupancy_ratio>", legend=PART),),
+            unit="percentunit",
+            more="workloads",
+            maximum=1,
+            needs="mig",
+        ),
+        Panel(
+            title="Memory bandwidth of MIG devices",
+            description="Data moved to and from a MIG device's memory as a share of its peak.",
+            queries=(Query(expr="<mig.dram_active_ratio>", legend=PART),),
+            unit="percentunit",
+            more="workloads",
+            maximum=1,
+            needs="mig",
+        ),
+        Panel(
+            title="Engines of MIG devices",
+            description="Share of time in which any of a MIG device's engines was busy.",
+            queries=(Query(expr="<mig.graphics_active_ratio>", legend=PART),),
+            unit="percentunit",
+            more="workloads",
+            maximum=1,
+            needs="mig",
+        ),
+        Panel(
             title="Tensor cores of MIG devices",
             description="Share of time in which a MIG device's tensor cores were busy.",
             queries=(Query(expr="<mig.tensor_active_ratio>", legend=PART),),
@@ -572,6 +599,70 @@ WHO = Row(
             needs="work",
         ),
     ),
+)
+
+FURTHER = Row(
+    "Further readings",
+    (
+        Panel(
+            title="Memory in parts",
+            description="Memory of the chosen GPUs: allocated, held back by driver and firmware, and what can be allocated.",
+            queries=(
+                Query(expr="sum(<gpu.memory_used_bytes>)", legend="used"),
+                Query(expr="sum(<gpu.memory_reserved_bytes>)", legend="reserved"),
+                Query(expr="sum(<gpu.memory_free_bytes>)", legend="free"),
+            ),
+            unit="bytes",
+            more="workloads",
+            stacked=True,
+        ),
+        Panel(
+            title="Window for the CPU (BAR1)",
+            description="Share of the window that CPU and other devices see of a GPU's memory which is mapped.",
+            queries=(Query(expr="<gpu.bar1_used_bytes> / <gpu.bar1_total_bytes>", legend=NAME),),
+            unit="percentunit",
+            more="workloads",
+            maximum=1,
+        ),
+        Panel(
+            title="Power at the moment",
+            description="Power at the moment of reading, where Power above is the mean of a second on newer GPUs.",
+            queries=(Query(expr="<gpu.power_instant_watts>", legend=NAME),),
+            unit="watt",
+            more="fleet",
+            needs="instant",
+        ),
+        Panel(
+            title="Protected memory",
+            description="Memory in use inside the confidential-computing boundary.",
+            queries=(Query(expr="<gpu.protected_memory_used_bytes>", legend=NAME),),
+            unit="bytes",
+            more="workloads",
+            needs="confidential",
+        ),
+        Panel(
+            title="Retired pages",
+            description="Pages of memory taken out of use, and whether some wait for a reset.",
+            queries=(
+                Query(expr="sum by (cause) (<gpu.retired_pages>)", legend="{{cause}}"),
+                Query(expr="sum(<gpu.retired_pages_pending>)", legend="GPUs that wait for a reset"),
+            ),
+            unit="short",
+            more="fleet",
+            needs="retirement",
+        ),
+        Panel(
+            title="State of the fabric",
+            description="Registration with the NVLink fabric: 1 not started, 2 in progress, 3 completed.",
+            queries=(Query(expr="<gpu.fabric_state>", legend=NAME),),
+            unit="short",
+            more="fleet",
+            maximum=3,
+            decimals=0,
+            needs="fabric",
+        ),
+    ),
+    collapsed=True,
 )
 
 PODS = Row(
@@ -637,6 +728,6 @@ DEVICE = Dashboard(
     title="gpumon / Node and GPU",
     description="Everything about one node's GPUs: use, heat, links, faults, MIG devices, and who uses them.",
     variables=(CLUSTER, NODE, GPU),
-    rows=(OVERVIEW, USE, HEAT_AND_POWER, LINKS, FAULTS, WHO, HOST, MIG, PODS),
+    rows=(OVERVIEW, USE, HEAT_AND_POWER, LINKS, FAULTS, WHO, HOST, MIG, FURTHER, PODS),
     annotations=EVENTS,
 )

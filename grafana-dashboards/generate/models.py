@@ -291,35 +291,12 @@ RESIDENCY = Row(
             needs="ollama",
         ),
         Panel(
-            form="table",
-            title="Models in memory",
-            description="What is in memory now; below 100 % on GPUs the CPU works as well, which is slow.",
-            queries=(
-                Query(expr="max by (instance, server, model) (<llm_model.memory_bytes>)", column="Memory"),
-                Query(expr="max by (instance, server, model) (<llm_model.gpu_ratio>)", column="On GPUs"),
-                Query(expr="max by (instance, server, model) (<llm_model.context_tokens>)", column="Context"),
-                Query(
-                    expr="max by (instance, server, model) (<llm_model.expiry_timestamp_seconds>) - time()",
-                    column="Unloaded in",
-                ),
-            ),
-            unit="none",
+            title="Memory on GPUs",
+            description="Share of each model's memory that is on GPUs; below 100 % the CPU works as well, which is slow.",
+            queries=(Query(expr="min by (server, model) (<llm_model.gpu_ratio>)", legend="{{model}} on {{server}}"),),
+            unit="percentunit",
             more="gpu",
-            width=16,
-            labels=(("instance", "Node"), ("server", "Server"), ("model", "Model")),
-            columns=(
-                Column(name="Memory", unit="bytes"),
-                Column(
-                    name="On GPUs",
-                    unit="percentunit",
-                    bar=True,
-                    maximum=1,
-                    steps=((None, "red"), (0.99, "green")),
-                ),
-                Column(name="Context", unit="short"),
-                Column(name="Unloaded in", unit="s"),
-            ),
-            sort="Memory",
+            maximum=1,
             needs="ollama",
         ),
         Panel(
@@ -343,15 +320,95 @@ RESIDENCY = Row(
         ),
         Panel(
             form="table",
-            title="Servers, and how they are looked at",
+            title="Models in memory",
+            description="What is in memory now; below 100 % on GPUs the CPU works as well, which is slow.",
+            queries=(
+                Query(
+                    expr="max by (instance, server, model, family, parameter_size, quantization) (<llm_model_info.info>)"
+                ),
+                Query(expr="max by (instance, server, model) (<llm_model.memory_bytes>)", column="Memory"),
+                Query(expr="max by (instance, server, model) (<llm_model.gpu_ratio>)", column="On GPUs"),
+                Query(expr="max by (instance, server, model) (<llm_model.context_tokens>)", column="Context"),
+                Query(
+                    expr="max by (instance, server, model) (<llm_model.expiry_timestamp_seconds>) - time()",
+                    column="Unloaded in",
+                ),
+            ),
+            unit="none",
+            more="gpu",
+            width=24,
+            height=6,
+            labels=(
+                ("instance", "Node"),
+                ("server", "Server"),
+                ("model", "Model"),
+                ("family", "Family"),
+                ("parameter_size", "Size"),
+                ("quantization", "Weights"),
+            ),
+            columns=(
+                Column(name="Memory", unit="bytes"),
+                Column(
+                    name="On GPUs",
+                    unit="percentunit",
+                    bar=True,
+                    maximum=1,
+                    steps=((None, "red"), (0.99, "green")),
+                ),
+                *(
+                    Column(name=name, width=width)
+                    for name, width in (("Node", 90), ("Family", 90), ("Size", 70), ("Weights", 100))
+                ),
+                Column(name="Context", unit="short", width=90),
+                Column(name="Unloaded in", unit="s", width=110),
+            ),
+            sort="Memory",
+            needs="ollama",
+        ),
+        Panel(
+            form="table",
+            title="Servers",
+            description="Model servers, their versions, how many models they hold, and how long they take to say so.",
+            queries=(
+                Query(expr="max by (instance, server, kind, version, found_by) (<llm_server_info.info>)"),
+                Query(expr="max by (instance, server, kind) (<llm_server.up>)", column="Answers"),
+                Query(
+                    expr="max by (instance, server, kind) (<llm_server.models_loaded>)", column="Models", needs="ollama"
+                ),
+                Query(expr="max by (instance, server, kind) (<llm_server.poll_duration_seconds>)", column="Asked in"),
+            ),
+            unit="none",
+            more="gpumon",
+            width=12,
+            labels=(
+                ("instance", "Node"),
+                ("server", "Server"),
+                ("kind", "Kind"),
+                ("version", "Version"),
+                ("found_by", "Found by"),
+            ),
+            columns=(
+                *(Column(name=name, width=90) for name in ("Node", "Kind", "Version", "Found by")),
+                Column(name="Answers", width=90, steps=GOOD),
+                Column(name="Models", width=80),
+                Column(name="Asked in", unit="s", width=90),
+            ),
+            needs="model_server",
+        ),
+        Panel(
+            form="table",
+            title="How servers are looked at",
             description="Every way a server is asked, and why one gives nothing.",
             queries=(Query(expr="max by (instance, server, kind, way, reason) (<llm_way.up>)", column="Works"),),
             unit="none",
             more="gpumon",
-            width=16,
+            width=12,
             steps=GOOD,
             labels=(("instance", "Node"), ("server", "Server"), ("kind", "Kind"), ("way", "Way"), ("reason", "Reason")),
-            columns=(Column(name="Works", width=90, steps=GOOD), Column(name="Reason", width=300)),
+            columns=(
+                *(Column(name=name, width=90) for name in ("Node", "Kind")),
+                Column(name="Works", width=80, steps=GOOD),
+            ),
             needs="model_server",
         ),
     ),
@@ -400,6 +457,10 @@ COST = Row(
                 Query(
                     expr="sum by (server) (increase(<llm_proxy.unreachable_total>[$__rate_interval]))",
                     legend="{{server}} unreachable",
+                ),
+                Query(
+                    expr="sum by (server) (increase(<llm_proxy.unreadable_total>[$__rate_interval]))",
+                    legend="{{server}} unmeasured",
                 ),
             ),
             unit="short",

@@ -296,6 +296,12 @@ USERS = Row(
                     expr="topk(20, sum by (instance, gpu_id, pid, name, user, category) (<gpu_process.memory_used_bytes>))",
                     column="Memory",
                 ),
+                Query(
+                    expr="sum by (instance, gpu_id, pid, name, user, category) (<gpu_process.sm_utilization_percent>)"
+                    " and topk(20, sum by (instance, gpu_id, pid, name, user, category) (<gpu_process.memory_used_bytes>))",
+                    column="Multiprocessors",
+                    needs="undivided",
+                ),
             ),
             unit="none",
             more="gpu",
@@ -308,7 +314,7 @@ USERS = Row(
                 ("user", "User"),
                 ("category", "Kind of work"),
             ),
-            columns=(Column(name="Memory", unit="bytes"),),
+            columns=(Column(name="Memory", unit="bytes"), Column(name="Multiprocessors", unit="percent")),
             sort="Memory",
             needs="processes",
         ),

@@ -23,9 +23,12 @@ def gpumon(profile: str, folder: Path, **environ: str) -> Iterator[str]:
     """Run gpumon over a simulated node and give the address of its metrics."""
     folder.mkdir()
     port = daemon.free_port()
-    quick = {"GPUMON_SERVICE_POLL_INTERVAL_SECS": "0.5", "GPUMON_GPU_SLOW_INTERVAL_SECS": "1"}
-    more = {"GPUMON_PROCESSES_PER_PROCESS_METRICS": "true", "GPUMON_TELEMETRY_DCGM_COMPAT": "legacy"}
-    environ = quick | more | environ | daemon.environment(folder, port)
+    more = {
+        "GPUMON_PROCESSES_PER_PROCESS_METRICS": "true",
+        "GPUMON_TELEMETRY_DCGM_COMPAT": "legacy",
+        "GPUMON_GPU_SLOW_INTERVAL_SECS": "5",
+    }
+    environ = more | environ | daemon.environment(folder, port)
     command = [sys.executable, "-m", "gpumon", "run", "--simulate", profile]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | environ, stderr=log)

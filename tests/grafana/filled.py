@@ -15,13 +15,26 @@ WINDOW = 15
 
 MODELS = {"model_server", "server_metrics", "ollama", "proxy", "model_energy"}
 # What no simulated node has: pods, users of its processes, their energy by model, an archive within a minute, faults.
-NOWHERE = {"kubelet", "model_energy", "archive", "otlp", "fault", "alert"}
+NOWHERE = {
+    *(
+        "kubelet",
+        "model_energy",
+        "archive",
+        "otlp",
+        "delivery",
+        "fault",
+        "alert",
+        "retirement",
+        "confidential",
+        "incomplete",
+    ),
+}
 # What may be there or not: a simulated GPU may be hot enough for an alert, and a slow machine be one itself.
 MAYBE = {"alert"}
 # What a node lacks, so that panels which need it are empty there; and nothing else may be.
 LACKS: Mapping[str, set[str]] = {
     "h100x8": {*NOWHERE, "mig", "fan"},
-    "h100x8-mig": {*NOWHERE, *MODELS, "fan", "undivided"},
+    "h100x8-mig": {*NOWHERE, *MODELS, "fan", "undivided"} - {"incomplete"},
     "rtx4090x1": {
         *(*NOWHERE, *MODELS, "mig", "gpm", "memory_sensor", "nvlink", "fabric", "ecc", "remapping"),
     },
@@ -38,7 +51,7 @@ PUSHED = "gpu-7"
 def values(key: str, node: str) -> dict[str, str]:
     """Give what variables become, as Grafana would for this Prometheus."""
     chosen = {variable["name"]: ".*" for variable in boards.board(key)["templating"]["list"]}
-    ranges = {"__range": f"{SCRAPES}s", "__rate_interval": "4s"}
+    ranges = {"__range": f"{SCRAPES}s", "__rate_interval": "8s"}
     return chosen | ranges | {"node": node, "price": "0.25"}
 
 

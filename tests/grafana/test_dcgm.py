@@ -28,13 +28,15 @@ VARIABLES = ("instance", "gpu")
 
 @pytest.mark.parametrize("node", sorted(filled.LACKS.keys() - {"everything"}))
 def test_dashboard_12239_has_data_in_every_panel(node: str, prometheus: Prometheus) -> None:
-    """All eight, with a line for each GPU; tensor cores where NVML has profiling, which is on Hopper and newer."""
+    """All eight, with a line for each GPU; tensor cores on Hopper and newer, use of what is not divided."""
     lines = {}
     for title, expr in PANELS.items():
         values = {"instance": node, "gpu": ".*"}
         lines[title] = len(prometheus.over(boards.interpolate(expr, values), filled.WINDOW))
     if "gpm" in filled.LACKS[node]:
         assert lines.pop("Tensor Core Utilization") == 0
+    if "undivided" in filled.LACKS[node]:
+        assert lines.pop("GPU Utilization") == 0  # NVML has none of a divided GPU, nor has dcgm-exporter
     assert all(lines.values()), lines
     gpus = int(node.removesuffix("-mig").rpartition("x")[2])
     assert lines["GPU Temperature"] == lines["GPU Power Usage"] == lines["GPU SM Clocks"] == gpus

@@ -104,7 +104,6 @@ def fleet(folder: Path) -> Iterator[tuple[Prometheus, str]]:
         targets = {}
         for node, _, profile in FLEET:
             environ = models if node == SERVING else {"GPUMON_OLLAMA_ENABLED": "false"}
-            environ |= {"GPUMON_SERVICE_POLL_INTERVAL_SECS": "2", "GPUMON_GPU_SLOW_INTERVAL_SECS": "10"}
             targets[node] = stack.enter_context(gpumon(profile, folder / node, **environ))
         energy = stack.enter_context(servers.serving({"/metrics": energy_page})).removeprefix("http://")
         running = stack.enter_context(Prometheus(folder, targets, [energy], seconds=SCRAPE_SECONDS, relabel=relabel()))
