@@ -8,8 +8,8 @@ from generate.rows import BAD, GOOD, ODD, Column, Dashboard, Panel, Query, Row, 
 # gpumon serves no snapshot that is older than three ticks, which is 6 s unless told otherwise.
 AGE: Steps = ((None, "green"), (4, "yellow"), (6, "red"))
 SPACE: Steps = ((None, "red"), (0.05, "orange"), (0.1, "green"))
-# Its promise: 50 MB.
-FOOTPRINT: Steps = ((None, "green"), (50e6, "yellow"), (100e6, "red"))
+# Its promise is 50 MB: half as much again is odd, twice is broken.
+FOOTPRINT: Steps = ((None, "green"), (75e6, "yellow"), (100e6, "red"))
 
 
 def of_gpumon(expression: str) -> str:
@@ -328,12 +328,12 @@ STORAGE = Row(
             ),
             unit="none",
             more="fleet",
-            width=16,
             labels=(("instance", "Node"),),
             columns=(
-                Column(name="Succeeded", steps=GOOD, width=100),
-                Column(name="Last success", unit="s"),
-                Column(name="Took", unit="s"),
+                Column(name="Succeeded", steps=GOOD, width=95),
+                Column(name="Last success", unit="s", width=110),
+                Column(name="Took", unit="s", width=80),
+                Column(name="Rows moved", unit="short", width=105),
             ),
             needs="archive",
         ),
