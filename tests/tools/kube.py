@@ -1,6 +1,6 @@
-"""Builds the Kubernetes API server that the chart is installed into, from official Go modules.
+"""Builds the Kubernetes that the chart is installed into, and runs on, from official Go modules.
 
-    python -m tests.tools.kube        prints the folder; builds what is missing in it first (8 minutes and more)
+    python -m tests.tools.kube        prints the folder; builds what is missing in it first (9 minutes and more)
 
 That is too long for every run of the end-to-end tests, so they skip without it. etcd is a package of the distribution.
 Everything is kept in the folder that TOOLS_DIR names, or in `.tools` of the checkout.
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 VERSION, OPERATOR_VERSION, GENERATOR_VERSION = "1.36.3", "0.95.1", "0.23.0"
-SERVERS = ("kube-apiserver", "kube-controller-manager")
+SERVERS = ("kube-apiserver", "kube-controller-manager", "kubelet")
 CRDS = "crds.yaml"
 
 # Kubernetes's own module takes its parts from folders beside it; as a dependency it needs them named.
@@ -29,6 +29,7 @@ package tools
 import (
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
 	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+	_ "k8s.io/kubernetes/cmd/kubelet"
 )
 """
 # What makes the Prometheus operator's custom resource definitions of its Go types.
