@@ -1,4 +1,8 @@
-"""A node of a cluster that runs pods: containerd and a kubelet, both with everything of theirs in one folder."""
+"""A node of a cluster that runs pods: containerd and a kubelet.
+
+All of theirs is in one folder, but for what a kubelet makes wherever it is told to be: empty folders below
+/var/lib/kubelet and /var/log/containers.
+"""
 
 from __future__ import annotations
 

@@ -264,3 +264,5 @@ def test_notes_tell_what_a_choice_lacks() -> None:
     assert "pods are not named" in notes({"securityProfile": "restricted"})
     assert "pods are not named" not in notes({})
     assert "/var/lib/gpumon/monitoring/gpumon" in notes({})
+    assert "in no registry" in notes({})
+    assert "in no registry" not in notes(VALUE_SETS["everything of one's own"])

@@ -81,8 +81,24 @@ def test_gpumon_takes_what_the_pod_is_given(values: Values, tmp_path: Path) -> N
     assert bool(settings.api.token_file) == ("api" in ports)
 
 
-# What has another default in a pod: the image's folder, and a name that is only asked for.
-NOT_REPEATED = {("service", "data_dir"), ("storage", "cluster_name")}
+def test_history_keeps_below_what_the_pod_may_take(tmp_path: Path) -> None:
+    """An emptyDir that is full costs the pod; what the settings say goes first, and a node's folder has no such end."""
+
+    def most(values: Values) -> int:
+        return settings_of(objects(values), tmp_path).storage.max_disk_bytes
+
+    assert most({"data": {"volume": "emptyDir", "sizeLimit": "4Gi"}}) == 3 << 30
+    assert most({"data": {"volume": "emptyDir", "sizeLimit": "500Mi"}}) == 0
+    assert (
+        most({"securityProfile": "restricted", "config": {"storage": {"max_disk_bytes": 5_000_000_000}}})
+        == 5_000_000_000
+    )
+    assert most({"securityProfile": "restricted", "config": {"storage": {"max_disk_bytes": 0}}}) == 0
+    assert most({}) == 0
+
+
+# What has another default in a pod, the image's folder, and what is only asked for.
+NOT_REPEATED = {("service", "data_dir"), ("storage", "cluster_name"), ("storage", "max_disk_bytes")}
 
 
 def test_the_templates_know_the_settings_defaults() -> None:

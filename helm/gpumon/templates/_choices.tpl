@@ -17,6 +17,16 @@ What follows from several values together; "" in a value means: as the security 
 {{- .Values.data.volume | default (ternary "emptyDir" "hostPath" (eq .Values.securityProfile "restricted")) }}
 {{- end }}
 
+{{/* Bytes that history may take of an emptyDir, where neither the settings say nor the limit is written in another unit. */}}
+{{- define "gpumon.diskBytes" -}}
+{{- $limit := toString .Values.data.sizeLimit }}
+{{- $isSet := include "gpumon.setting" (list "storage" "max_disk_bytes" "" .) }}
+{{- if and (eq (include "gpumon.dataVolume" .) "emptyDir") (regexMatch "^[0-9]+Gi$" $limit) (not $isSet) }}
+{{- /* Three quarters of 1 GiB each: the rest is for SQLite's log and for files while they are written. */}}
+{{- mul (trimSuffix "Gi" $limit) 805306368 }}
+{{- end }}
+{{- end }}
+
 {{/* One option of gpumon as these values set it, or its default: list "section" "key" default root. */}}
 {{- define "gpumon.setting" -}}
 {{- $section := get (index . 3).Values.config (index . 0) | default dict }}

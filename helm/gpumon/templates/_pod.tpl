@@ -59,6 +59,11 @@
 # The image sets this one, and the environment goes before the file.
 - name: GPUMON_SERVICE_DATA_DIR
   value: {{ include "gpumon.setting" (list "service" "data_dir" "/data" .) | quote }}
+{{- with include "gpumon.diskBytes" . }}
+# Else the kubelet would evict the pod one day, and its history with it.
+- name: GPUMON_STORAGE_MAX_DISK_BYTES
+  value: {{ . | quote }}
+{{- end }}
 {{- if eq (include "gpumon.processView" .) "proc" }}
 - name: GPUMON_PROCESSES_PROC_ROOT
   value: /host/proc
