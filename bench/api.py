@@ -1,6 +1,6 @@
 """Measures the API of a running gpumon: answers, a hundred readers of the stream, memory; prints a table.
 
-    python bench/api.py              about two minutes
+    python bench/api.py              about three minutes
     python bench/api.py --json FILE  the same figures as JSON
 
 Two services on a simulated node of 8 GPUs run side by side, at 2 s, with an hour of history; only one has the API.
@@ -40,8 +40,10 @@ ANSWERS = 100
 # name, unit, limit (None: told, not judged)
 LIMITS: dict[str, tuple[str, float | None]] = {
     "/api/realtime, a new snapshot: median": ("ms", 5.0),
+    "/api/realtime, a new snapshot: CPU": ("ms", None),
     "/api/realtime, asked again: median": ("ms", None),
     "/api/chart?hours=1: median": ("ms", 30.0),
+    "/api/chart?hours=1: CPU": ("ms", None),
     "/api/chart?hours=1: slowest but one in 20": ("ms", None),
     "/api/historical?hours=1, 8 GPUs: median": ("ms", None),
     "/api/events: median": ("ms", None),
@@ -125,25 +127,41 @@ def running(*, api: bool) -> Iterator[Service]:
 
 
 def milliseconds(service: Service, path: str, count: int) -> list[float]:
-    """Ask a path again and again."""
+    """Ask a path again and again; give how long each took, the shortest first."""
     return sorted(1000 * service.ask(path) for _ in range(count))
 
 
-def answering(service: Service) -> dict[str, float]:
-    """Give how long answers take."""
-    fresh = []
-    for _ in range(15):
-        time.sleep(TICK)
-        fresh.append(1000 * service.ask("/api/realtime"))
-    chart = milliseconds(service, "/api/chart?gpu_id=0&hours=1", ANSWERS)
+def fresh(service: Service, count: int) -> dict[str, float]:
+    """Ask once per tick: then the answer has to be made. The ticks' own CPU is measured without questions first."""
+    before = service.cpu()
+    time.sleep(count * TICK)
+    ticks = service.cpu() - before
+    before, started = service.cpu(), time.perf_counter()
+    taken = []
+    for i in range(count):
+        time.sleep(max(0.0, started + (i + 1) * TICK - time.perf_counter()))
+        taken.append(1000 * service.ask("/api/realtime"))
+    spent = service.cpu() - before
     return {
-        "/api/realtime, a new snapshot: median": statistics.median(fresh),
-        "/api/realtime, asked again: median": statistics.median(milliseconds(service, "/api/realtime", ANSWERS)),
+        "/api/realtime, a new snapshot: median": statistics.median(taken),
+        "/api/realtime, a new snapshot: CPU": 1000 * (spent - ticks) / count,
+    }
+
+
+def answering(service: Service) -> dict[str, float]:
+    """Give how long answers take; CPU of a question about the past includes what a tick or two take meanwhile."""
+    found = fresh(service, 15)
+    before = service.cpu()
+    chart = milliseconds(service, "/api/chart?gpu_id=0&hours=1", ANSWERS)
+    spent = 1000 * (service.cpu() - before) / ANSWERS
+    again = milliseconds(service, "/api/realtime", ANSWERS)
+    history = milliseconds(service, "/api/historical?hours=1", ANSWERS // 5)
+    return found | {
+        "/api/realtime, asked again: median": statistics.median(again),
         "/api/chart?hours=1: median": statistics.median(chart),
+        "/api/chart?hours=1: CPU": spent,
         "/api/chart?hours=1: slowest but one in 20": chart[int(0.95 * len(chart))],
-        "/api/historical?hours=1, 8 GPUs: median": statistics.median(
-            milliseconds(service, "/api/historical?hours=1", ANSWERS // 5)
-        ),
+        "/api/historical?hours=1, 8 GPUs: median": statistics.median(history),
         "/api/events: median": statistics.median(milliseconds(service, "/api/events", ANSWERS)),
     }
 
@@ -226,6 +244,7 @@ def measure() -> dict[str, float]:
         figures |= answering(service)
         figures["a hundred readers, compressed: of one core"] = streaming(service, "gzip")
         figures["a hundred readers, not compressed: of one core"] = streaming(service, "identity")
+        time.sleep(2 * TICK)
         difference = service.memory()["resident"] - without.memory()["resident"]
         figures["memory more after a hundred readers and 500 questions: resident"] = difference
     return figures
