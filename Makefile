@@ -24,8 +24,8 @@ run: $(VENV)/run.stamp  ## serve this machine's GPUs, or a simulated node where 
 test: $(VENV)/dev.stamp  ## run the tests, one process per core
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-slow: $(VENV)/dev.stamp  ## run the tests that take long
-	$(BIN)/python -m pytest -m slow $(ARGS)
+slow: $(VENV)/dev.stamp  ## run the tests that take long, one process per core
+	$(BIN)/python -m pytest -m slow -n auto --dist worksteal $(ARGS)
 
 e2e: $(VENV)/dev.stamp  ## run the tests with real peers; builds an OpenTelemetry Collector first (needs Go)
 	$(BIN)/python -m pytest -m e2e $(ARGS)

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from gpumon.catalog import KINDS, EntityKind, Reading
 
 REFERENCE = re.compile(r"<([a-z0-9_]+)\.([a-z0-9_]+)(?::(bucket|count|sum))?(?: ([^<>]+))?>")
-# Labels that are not gpumon's: where a series was scraped, and a histogram's bounds.
-OTHER_LABELS = {"cluster", "job", "instance", "le"}
+# Labels that are not gpumon's: where a series was scraped, which Prometheus or a collector adds, and a histogram's bounds.
+PLACE = {"cluster", "job", "instance"}
+OTHER_LABELS = PLACE | {"le"}
 MATCHER = re.compile(r'([a-z_]+)(=~|!~|!=|=)"([^"]*)"')
 _KINDS = {kind.name: kind for kind in KINDS}
 
@@ -46,16 +48,27 @@ def matchers(kind: EntityKind, found: Reading, text: str) -> list[tuple[str, str
     return triples
 
 
-def promql(expression: str) -> str:
-    """Give PromQL for an expression with references; UnknownNameError where one leads nowhere."""
+def metric(name: str) -> str:
+    """Give the metric of a reading, named as in `gpu.power_watts`; UnknownNameError where there is no such reading."""
+    kind, found = reading(*name.split("."))
+    return kind.metric(found)
+
+
+def promql(expression: str, filters: Mapping[str, str] | None = None) -> str:
+    """Give PromQL for an expression with references; UnknownNameError where one leads nowhere.
+
+    `filters` are patterns by label, each used where a series can have that label and the reference does not name it.
+    """
 
     def resolve(match: re.Match[str]) -> str:
         kind, found = reading(match[1], match[2])
         if (found in kind.histograms) != (match[3] is not None):
             raise UnknownNameError(f"{match[0]} names a part of what is no histogram, or all of what is one")
-        inner = ",".join(
-            f'{label}{operator}"{value}"' for label, operator, value in matchers(kind, found, match[4] or "")
-        )
+        own = matchers(kind, found, match[4] or "")
+        labels = PLACE | set(found.labels) | {label.name for label in kind.labels}
+        taken = {label for label, _, _ in own}
+        common = [(label, "=~", value) for label, value in (filters or {}).items() if label in labels - taken]
+        inner = ",".join(f'{label}{operator}"{value}"' for label, operator, value in (*common, *own))
         return kind.metric(found) + (f"_{match[3]}" if match[3] else "") + (f"{{{inner}}}" if inner else "")
 
     return REFERENCE.sub(resolve, expression)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from grafana_foundation_sdk.builders import dashboard, prometheus
 from grafana_foundation_sdk.cog import builder
 from grafana_foundation_sdk.models import dashboard as model
+from rules.names import metric, promql
 
-from generate.names import metric, query
 from generate.panels import SOURCE, build_panel
 from generate.rows import Annotation, Dashboard, Panel, Row, Variable
 
@@ -121,7 +121,7 @@ def _variable(variable: Variable, filters: dict[str, str]) -> builder.Builder[mo
 
 
 def _annotation(mark: Annotation, filters: dict[str, str]) -> dashboard.AnnotationQuery:
-    expr = query(mark.expr, filters)
+    expr = promql(mark.expr, filters)
     return (
         dashboard.AnnotationQuery()
         .name(mark.name)

@@ -9,8 +9,8 @@ from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometh
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
+from rules.names import promql
 
-from generate.names import query
 from generate.rows import NEEDS, Column, Panel, Query, Steps
 
 SOURCE = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -57,7 +57,7 @@ def build_panel(panel: Panel, filters: dict[str, str]) -> AnyPanel:
 
 
 def _target(panel: Panel, row: Query, ref: str, filters: dict[str, str]) -> prometheus.Dataquery:
-    built = prometheus.Dataquery().ref_id(ref).datasource(SOURCE).expr(query(row.expr, filters))
+    built = prometheus.Dataquery().ref_id(ref).datasource(SOURCE).expr(promql(row.expr, filters))
     built.legend_format(row.legend or "__auto").editor_mode(prometheus_model.QueryEditorMode.CODE)
     if panel.form == "table":
         return built.instant().format(prometheus_model.PromQueryFormat.TABLE)

@@ -13,10 +13,9 @@ import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard, units
-from rules.names import UnknownNameError
+from rules.names import UnknownNameError, promql
 
 from generate.__main__ import DASHBOARDS, main
-from generate.names import query
 from generate.rows import NEEDS
 from gpumon.catalog import KINDS
 from tests.grafana import boards
@@ -128,17 +127,17 @@ def test_the_generator_refuses_what_the_catalogue_does_not_have() -> None:
         "<gpu.power_watts:bucket>",
     ):
         with pytest.raises(UnknownNameError):
-            query(wrong, {})
+            promql(wrong, {})
 
 
 def test_filters_go_to_the_kinds_that_have_the_label() -> None:
     """A GPU's number filters what has GPUs; a matcher of the expression's own goes before a filter."""
     filters = {"instance": "$node", "gpu_id": "$gpu"}
-    assert query("<daemon.up>", filters) == 'gpumon_up{instance=~"$node"}'
-    assert query("rate(<gpu.power_watts>[1m]) < 5", filters) == (
+    assert promql("<daemon.up>", filters) == 'gpumon_up{instance=~"$node"}'
+    assert promql("rate(<gpu.power_watts>[1m]) < 5", filters) == (
         'rate(gpumon_gpu_power_watts{instance=~"$node",gpu_id=~"$gpu"}[1m]) < 5'
     )
-    assert query('<gpu.power_watts gpu_id="0">', filters) == 'gpumon_gpu_power_watts{instance=~"$node",gpu_id="0"}'
+    assert promql('<gpu.power_watts gpu_id="0">', filters) == 'gpumon_gpu_power_watts{instance=~"$node",gpu_id="0"}'
 
 
 def test_what_a_panel_needs_is_said_in_words() -> None:
