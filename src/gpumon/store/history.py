@@ -53,10 +53,14 @@ def check_size(parts: int, question: Question) -> None:
 
 
 class Reader:
-    """Answers questions about the past; never keeps the loop waiting. One child process at a time."""
+    """Answers questions about the past; never keeps the loop waiting. One query and one child process at a time.
+
+    Who asks for what only the database has does not wait for a child.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._queries = asyncio.Semaphore(1)
         self._children = asyncio.Semaphore(1)
 
     async def history(
@@ -79,7 +83,8 @@ class Reader:
         question = replace(ask(kind, columns, start, end, points=points, where=where), most_values=most_values)
         table = _table(kind)
         with ExitStack() as stack:
-            files, parts = await asyncio.to_thread(self._recent, question, stack)
+            async with self._queries:
+                files, parts = await asyncio.to_thread(self._recent, question, stack)
             if files:
                 parts += await self._past(files, question)
         return assemble(parts, table.labels, question.columns, question.width)

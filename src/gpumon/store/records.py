@@ -48,25 +48,27 @@ class Page:
 
 
 class Records:
-    """Reads records; never keeps the loop waiting. One question at a time."""
+    """Reads records; never keeps the loop waiting. One query and one child process at a time, as in history."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._turn = asyncio.Semaphore(1)
+        self._queries = asyncio.Semaphore(1)
+        self._children = asyncio.Semaphore(1)
 
     async def page(self, page: Page) -> list[Row]:
         """Give rows, newest first. Raises sqlite3.Error where there is no database, ChildError for the archive."""
-        async with self._turn:
-            with ExitStack() as stack:
+        with ExitStack() as stack:
+            async with self._queries:
                 rows, files = await asyncio.to_thread(self._recent, page, stack)
-                if files:
-                    request = json.dumps({"job": self._job.dumps(), "files": files, "page": asdict(page)})
+            if files:
+                request = json.dumps({"job": self._job.dumps(), "files": files, "page": asdict(page)})
+                async with self._children:
                     rows += json.loads(await run_child("gpumon.store.pastrecords", request, CHILD_SECONDS))
         return newest(rows, page)
 
     async def weeks(self, start: str, end: str, limit: int) -> list[Row]:
         """Give the summaries of weeks that began in a span, newest first. Raises sqlite3.Error."""
-        async with self._turn:
+        async with self._queries:
             return await asyncio.to_thread(self._weeks, (start, end, limit))
 
     def _recent(self, page: Page, stack: ExitStack) -> tuple[list[Row], list[str]]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from gpumon.catalog.events import ENDED_AFTER_FAULT
 from gpumon.store.incident import AFTERWARDS_SECONDS, ENDED_SECONDS
@@ -13,7 +12,7 @@ from gpumon.web.api.endpoints import ENDPOINTS, Endpoint
 from gpumon.web.api.guard import SHORTEST_TOKEN
 from gpumon.web.api.openapi import ANSWERS, openapi
 from gpumon.web.api.past import MOST_ANSWER, MOST_COLUMNS, MOST_VALUES
-from gpumon.web.api.query import Parameter, parameters
+from gpumon.web.api.query import Json, Parameter, parameters
 from gpumon.web.api.stream import ALIVE_SECS
 from gpumon.web.api.told import MOST_ROWS
 
@@ -113,7 +112,7 @@ That the one is why of the other is likely, not certain.
 
 def manual() -> str:
     """Give docs/api.md without its first line."""
-    schemas: dict[str, Any] = openapi(token=False)["components"]["schemas"]
+    schemas: Json = openapi(token=False)["components"]["schemas"]
     named = {name: schema for name, schema in schemas.items() if not name.startswith("entity_") and name != "error"}
     lines = [PROSE, "## Paths", "", *(line for endpoint in ENDPOINTS for line in _endpoint(endpoint))]
     lines += ["## Shapes", "", "A `?` marks what is left out where it is not known.", ""]
@@ -139,7 +138,7 @@ def _parameter(parameter: Parameter) -> str:
     return f"| `{parameter.name}` | {parameter.help} | {allowed} | {default} |"
 
 
-def shape(schema: dict[str, Any], indent: str = "") -> str:
+def shape(schema: Json, indent: str = "") -> str:
     """Write a schema as short as a reader can take it in."""
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])

@@ -56,9 +56,9 @@ HOURS = Number(0.01, 100_000)
 class Range:
     """A span of time: the last hours, or from a start to an end, which is now where it is left out."""
 
-    hours: float = parameter(None, HOURS, "The last so many hours; 1 where no start is given.", example=1)
-    start: float = parameter(None, Moment(), "Start, instead of hours.", example="2026-01-31T12:00:00Z")
-    end: float = parameter(None, Moment(), "End; now where it is left out.", example="2026-01-31T13:00:00Z")
+    hours: float | None = parameter(None, HOURS, "The last so many hours; 1 where no start is given.", example=1)
+    start: float | None = parameter(None, Moment(), "Start, instead of hours.", example="2026-01-31T12:00:00Z")
+    end: float | None = parameter(None, Moment(), "End; now where it is left out.", example="2026-01-31T13:00:00Z")
 
     def span(self, now: float, longest_days: float, hours: float = 1.0) -> tuple[float, float]:
         """Give start and end as Unix seconds. BadRequestError where they are no span, or one that is too long."""
@@ -90,9 +90,9 @@ class HistoryQuery(Range):
     """Which readings of which entities."""
 
     kind: str = parameter(GPU.name, Text(choices=tuple(STORED)), "Kind of entity.", example=GPU.name)
-    columns: tuple[str, ...] = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
-    gpu_id: int = parameter(None, _GPU, "Only of the GPU with this index.", example=0)
-    points: int = parameter(None, _POINTS, f"Most points per entity; {HISTORY_POINTS} where left out.")
+    columns: tuple[str, ...] | None = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
+    gpu_id: int | None = parameter(None, _GPU, "Only of the GPU with this index.", example=0)
+    points: int | None = parameter(None, _POINTS, f"Most points per entity; {HISTORY_POINTS} where left out.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +100,8 @@ class ChartQuery(Range):
     """Which readings of one GPU."""
 
     gpu_id: int = parameter(0, _GPU, "Index of the GPU.", example=0)
-    columns: tuple[str, ...] = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
-    points: int = parameter(
+    columns: tuple[str, ...] | None = parameter(None, _COLUMNS, "Readings, by column; the usual ones where left out.")
+    points: int | None = parameter(
         None, _POINTS, f"Most points; {CHART_POINTS} where left out, or what so many columns allow."
     )
 
@@ -113,13 +113,12 @@ def usual(kind: EntityKind) -> tuple[str, ...]:
 
 
 class Past:
-    """Answers about readings of the past from the store; one question at a time. `interval` is that of the ticks."""
+    """Answers about readings of the past from the store. `interval` is that of the ticks."""
 
     def __init__(self, reader: Reader, longest_days: float, interval: float) -> None:
         self._reader = reader
         self._longest_days = longest_days
         self._interval = interval
-        self._turn = asyncio.Semaphore(1)
 
     async def history(self, query: HistoryQuery, now: float) -> Content:
         """Give readings by entity and bucket."""
@@ -154,11 +153,10 @@ class Past:
             raise BadRequestError(f"points is {points}: allowed are 1 to {most} with {len(columns)} columns")
         where: dict[str, Value] = {} if gpu_id is None else {GPU_LABEL: gpu_id}
         try:
-            async with self._turn:
-                with telling_why():
-                    return await self._reader.history(
-                        kind, columns, start, end, points=points, where=where, most_values=MOST_ANSWER
-                    )
+            with telling_why():
+                return await self._reader.history(
+                    kind, columns, start, end, points=points, where=where, most_values=MOST_ANSWER
+                )
         except TooMuchError:
             few = f"allowed is what gives {MOST_ANSWER} values or fewer in all"
             raise BadRequestError(f"points is {points}, for too many entities of {kind.name}: {few}") from None

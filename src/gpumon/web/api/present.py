@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpumon import __version__
 from gpumon.catalog import GPU_DOWN, GPU_HEALTH, GPU_INFO, Snapshot
@@ -74,7 +74,7 @@ class About:
 Processes = Callable[[], "Iterable[Process]"]
 
 
-def info(about: About, snapshot: Snapshot | None, now: float) -> dict[str, Any]:
+def info(about: About, snapshot: Snapshot | None, now: float) -> dict[str, object]:
     """Give what gpumon is, and which GPUs it has seen since it started."""
     return {
         "version": __version__,
@@ -88,12 +88,12 @@ def info(about: About, snapshot: Snapshot | None, now: float) -> dict[str, Any]:
     }
 
 
-def _gpus(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+def _gpus(snapshot: Snapshot) -> Iterator[dict[str, object]]:
     reasons = {entity.label("gpu_uuid"): entity.label("reason") for entity in snapshot.of(GPU_DOWN)}
     facts = {entity.label("gpu_uuid"): entity for entity in snapshot.of(GPU_INFO)}
     for entity in snapshot.of(GPU_HEALTH):
         uuid = entity.label("gpu_uuid")
-        gpu: dict[str, Any] = {
+        gpu: dict[str, object] = {
             "gpu_id": int(entity.label("gpu_id")),
             "gpu_uuid": uuid,
             "gpu_name": entity.label("gpu_name"),
@@ -107,16 +107,21 @@ def _gpus(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
         yield gpu
 
 
-def processes(records: Iterable[Process], snapshot: Snapshot | None) -> dict[str, Any]:
+def processes(records: Iterable[Process], snapshot: Snapshot | None) -> dict[str, object]:
     """Give every process on a GPU, once per GPU, those with the most memory first; what is not known is left out."""
     indices = {} if snapshot is None else {e.label("gpu_uuid"): int(e.label("gpu_id")) for e in snapshot.of(GPU_HEALTH)}
-    rows = [_row(each, uuid, on, indices.get(uuid)) for each in records for uuid, on in each.gpus]
-    rows.sort(key=lambda row: (row.get("gpu_id", -1), -row.get("memory_used_bytes", 0), row["pid"]))
+    found = [
+        (indices.get(uuid), -(on.memory_bytes or 0), each.pid, uuid, on, each)
+        for each in records
+        for uuid, on in each.gpus
+    ]
+    found.sort(key=lambda one: (-1 if one[0] is None else one[0], *one[1:4]))
+    rows = [_row(process, uuid, on, gpu_id) for gpu_id, _, _, uuid, on, process in found]
     head = {} if snapshot is None else {"time": iso(snapshot.time)}
     return head | {"processes": rows}
 
 
-def _row(process: Process, uuid: str, on: GpuProcess, gpu_id: int | None) -> dict[str, Any]:
+def _row(process: Process, uuid: str, on: GpuProcess, gpu_id: int | None) -> dict[str, object]:
     found = {"gpu_id": gpu_id, "gpu_uuid": uuid} | {field.name: field.of(process, on) for field in FIELDS}
     return {name: value for name, value in found.items() if value is not None and value != ""}
 

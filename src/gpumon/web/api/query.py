@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
-Json = dict[str, Any]  # a JSON schema, or a part of one
+Json = dict[str, Any]  # a JSON schema, or a part of one; nested as deep as it likes, so it has no useful static type
 Q = TypeVar("Q")
 
 # No honest parameter is longer: twenty names of columns are 800 characters.

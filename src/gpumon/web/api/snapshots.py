@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from math import inf
-from typing import Any
 
 from gpumon.catalog import BUILD, Entity, EntityKind, Histogram, Snapshot
 from gpumon.export.exposition import Body, gzip_end, gzip_start, served
@@ -124,7 +123,7 @@ def plain(value: float) -> float | int:
     return whole if whole == value else value
 
 
-def distribution(histogram: Histogram) -> dict[str, Any]:
+def distribution(histogram: Histogram) -> dict[str, object]:
     """Give a distribution: `counts` has one number per bound, not accumulated, and one for what lies above the last."""
     return {
         "count": plain(histogram.count),

@@ -6,6 +6,7 @@ import asyncio
 import zlib
 from dataclasses import dataclass
 
+import structlog
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
 
@@ -58,6 +59,7 @@ class Stream:
     def start(self) -> None:
         """Begin to send."""
         self._task = asyncio.create_task(self._send())
+        self._task.add_done_callback(_ended)
 
     async def stop(self) -> None:
         """End every stream."""
@@ -144,3 +146,8 @@ def deflate(data: bytes) -> bytes:
     """Give a piece of a deflate stream that refers to nothing before it, and ends at a whole byte: fit for any reader."""
     compressor = zlib.compressobj(GZIP_LEVEL, wbits=-zlib.MAX_WBITS)
     return compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        structlog.get_logger().error("snapshots are no longer sent", exc_info=task.exception())

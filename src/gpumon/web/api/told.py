@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from gpumon.catalog.records import Event, LlmSession, ProcessEvent, Record
 from gpumon.store.records import Page, Records, Row
 from gpumon.store.schema import TABLES, Value, text_of
 from gpumon.web.api.past import HOURS, Range, checked, telling_why
-from gpumon.web.api.query import DAY, BadRequestError, Day, Moment, Number, Text, parameter
+from gpumon.web.api.query import DAY, BadRequestError, Day, Json, Moment, Number, Text, parameter
 from gpumon.web.api.times import iso_of
 
 MOST_ROWS = 1000
@@ -31,7 +30,7 @@ class Cursor:
             raise ValueError(text)
         return text_of(Moment().take(moment)), int(number) if tilde else 0
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Json:
         return {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)(~\d{1,18})?$"}
 
 
@@ -43,32 +42,36 @@ _PAGE_HELP = "Only what came before; next of the answer before this one."
 class EventsQuery(Range):
     """Which events."""
 
-    hours: float = parameter(None, HOURS, "The last so many hours; 24 where no start is given.", example=24)
-    kind: str = parameter(None, Text(64), "Only of this kind, as in xid.", example="xid")
-    gpu_id: int = parameter(None, Number(0, 255, whole=True), "Only of the GPU with this index.", example=0)
+    hours: float | None = parameter(None, HOURS, "The last so many hours; 24 where no start is given.", example=24)
+    kind: str | None = parameter(None, Text(64), "Only of this kind, as in xid.", example="xid")
+    gpu_id: int | None = parameter(None, Number(0, 255, whole=True), "Only of the GPU with this index.", example=0)
     limit: int = parameter(USUAL_ROWS, _LIMIT, "Most events in the answer.")
-    before: tuple[str, int] = parameter(None, _BEFORE, _PAGE_HELP)
+    before: tuple[str, int] | None = parameter(None, _BEFORE, _PAGE_HELP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEventsQuery(Range):
     """Which comings and goings of processes."""
 
-    hours: float = parameter(None, HOURS, "The last so many hours; 24 where no start is given.", example=24)
-    pid: int = parameter(None, Number(1, 2**31 - 1, whole=True), "Only of this process.", example=4711)
-    gpu_id: int = parameter(None, Number(0, 255, whole=True), "Only of the GPU with this index.", example=0)
-    category: str = parameter(None, Text(64), "Only of this kind of work, as in ml_training.", example="ml_training")
-    pod: str = parameter(None, Text(), "Only of this pod.")
+    hours: float | None = parameter(None, HOURS, "The last so many hours; 24 where no start is given.", example=24)
+    pid: int | None = parameter(None, Number(1, 2**31 - 1, whole=True), "Only of this process.", example=4711)
+    gpu_id: int | None = parameter(None, Number(0, 255, whole=True), "Only of the GPU with this index.", example=0)
+    category: str | None = parameter(
+        None, Text(64), "Only of this kind of work, as in ml_training.", example="ml_training"
+    )
+    pod: str | None = parameter(None, Text(), "Only of this pod.")
     limit: int = parameter(USUAL_ROWS, _LIMIT, "Most events in the answer.")
-    before: tuple[str, int] = parameter(None, _BEFORE, _PAGE_HELP)
+    before: tuple[str, int] | None = parameter(None, _BEFORE, _PAGE_HELP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Days:
     """A span of days in UTC, or of moments."""
 
-    start_date: float = parameter(None, Day(), "First day; 7 days before the end where left out.", example="2026-01-24")
-    end_date: float = parameter(None, Day(end=True), "Last day; today where left out.", example="2026-01-31")
+    start_date: float | None = parameter(
+        None, Day(), "First day; 7 days before the end where left out.", example="2026-01-24"
+    )
+    end_date: float | None = parameter(None, Day(end=True), "Last day; today where left out.", example="2026-01-31")
 
     def span(self, now: float, longest_days: float, days: float = 7.0) -> tuple[float, float]:
         """Give start and end as Unix seconds. BadRequestError where they are no span, or one that is too long."""
@@ -80,9 +83,9 @@ class Days:
 class SessionsQuery(Days):
     """Which requests to models."""
 
-    model: str = parameter(None, Text(), "Only of this model.", example="llama3.1:8b")
+    model: str | None = parameter(None, Text(), "Only of this model.", example="llama3.1:8b")
     limit: int = parameter(USUAL_ROWS, _LIMIT, "Most sessions in the answer.")
-    before: tuple[str, int] = parameter(None, _BEFORE, _PAGE_HELP)
+    before: tuple[str, int] | None = parameter(None, _BEFORE, _PAGE_HELP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +102,13 @@ class Told:
         self._records = records
         self._longest_days = longest_days
 
-    async def events(self, query: EventsQuery, now: float) -> dict[str, Any]:
+    async def events(self, query: EventsQuery, now: float) -> dict[str, object]:
         """Give events, newest first."""
         where: dict[str, Value] = {"kind": query.kind, "gpu_id": query.gpu_id}
         span = query.span(now, self._longest_days, 24.0)
         return await self._page(Event, "events", span, where, query.limit, query.before)
 
-    async def process_events(self, query: ProcessEventsQuery, now: float) -> dict[str, Any]:
+    async def process_events(self, query: ProcessEventsQuery, now: float) -> dict[str, object]:
         """Give what happened to processes, newest first."""
         where: dict[str, Value] = {
             "pid": query.pid,
@@ -116,12 +119,12 @@ class Told:
         span = query.span(now, self._longest_days, 24.0)
         return await self._page(ProcessEvent, "events", span, where, query.limit, query.before)
 
-    async def sessions(self, query: SessionsQuery, now: float) -> dict[str, Any]:
+    async def sessions(self, query: SessionsQuery, now: float) -> dict[str, object]:
         """Give requests to models, newest first."""
         span = query.span(now, self._longest_days)
         return await self._page(LlmSession, "sessions", span, {"model": query.model}, query.limit, query.before)
 
-    async def summaries(self, query: SummariesQuery, now: float) -> dict[str, Any]:
+    async def summaries(self, query: SummariesQuery, now: float) -> dict[str, object]:
         """Give weekly summaries, newest first."""
         start, end = query.span(now, max(self._longest_days, 3660.0), 366.0)
         with telling_why():
@@ -136,7 +139,7 @@ class Told:
         where: dict[str, Value],
         limit: int,
         before: tuple[str, int] | None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         start, end = map(text_of, span)
         if before is not None and before[0] < start:
             raise BadRequestError("before lies before the start: allowed is a time in the span")
@@ -146,27 +149,27 @@ class Told:
         with telling_why():
             rows = await self._records.page(page)
         time = TABLES[record.table].time
-        answer: dict[str, Any] = {name: [_record(row, time) for row in rows[:limit]]}
+        answer: dict[str, object] = {name: [_record(row, time) for row in rows[:limit]]}
         if len(rows) > limit:
             last = rows[limit - 1]
             answer["next"] = f"{iso_of(str(last[time]))}~{last['id']}"
         return answer
 
 
-def _record(row: Row, time: str) -> dict[str, Any]:
+def _record(row: Row, time: str) -> dict[str, object]:
     """Give a row as it is told: without what is not known, with its details as an object, and the advice beside them."""
-    found: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
-    told = {"id": found.pop("id"), "time": iso_of(found.pop(time))} | found
+    found: dict[str, object] = {name: value for name, value in row.items() if value is not None}
+    told = {"id": found.pop("id"), "time": iso_of(str(found.pop(time)))} | found
     if "detail" in told:
-        detail = json.loads(told["detail"])
+        detail = json.loads(str(told["detail"]))
         if advice := detail.pop("advice", None):
             told["advice"] = advice
         told["detail"] = detail
     return told
 
 
-def _week(row: Row) -> dict[str, Any]:
-    found: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
+def _week(row: Row) -> dict[str, object]:
+    found: dict[str, object] = {name: value for name, value in row.items() if value is not None}
     for name in ("week_start", "week_end"):
-        found[name] = iso_of(found[name])
+        found[name] = iso_of(str(found[name]))
     return found
