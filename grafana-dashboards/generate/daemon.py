@@ -330,6 +330,7 @@ STORAGE = Row(
             more="fleet",
             labels=(("instance", "Node"),),
             columns=(
+                Column(name="Node", width=90),
                 Column(name="Succeeded", steps=GOOD, width=95),
                 Column(name="Last success", unit="s", width=110),
                 Column(name="Took", unit="s", width=80),

@@ -39,8 +39,9 @@ PICTURES = ROOT / "docs" / "images"
 SCRAPE_SECONDS = 5
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
-# A screenshot in 16 million colours takes three times the space, and looks no better.
-SMALLER = ("+dither", "-colors", "40", "-define", "png:compression-level=9")
+# A picture in 16 million colours takes three times the space, and looks no better; the fewest are for the largest.
+COLORS = (128, 96, 64, 40)
+BYTES = 250_000
 # Grafana's packages ask for more peers than they need here.
 INSTALL = ("npm", "install", "--ignore-scripts", "--legacy-peer-deps", "--no-package-lock", "--no-audit", "--no-fund")
 
@@ -174,11 +175,18 @@ def draw(prometheus: str, minutes: float, keys: tuple[str, ...], pictures: Path)
             page.add_init_script(f"window.asked = {json.dumps(asked)}")
             page.goto(url)
             page.wait_for_selector("#done", state="attached", timeout=120_000)
-            picture = pictures / f"grafana-{key}.png"
-            page.screenshot(path=picture, full_page=True)
+            _keep(page.screenshot(full_page=True), pictures / f"grafana-{key}.png")
             page.close()
-            subprocess.run(["convert", picture, *SMALLER, f"PNG8:{picture}"], check=True)
         browser.close()
+
+
+def _keep(screenshot: bytes, picture: Path) -> None:
+    """Write a picture with as many colours as its size allows."""
+    for colors in COLORS:
+        smaller = ("convert", "png:-", "+dither", "-colors", f"{colors}", "-define", "png:compression-level=9")
+        subprocess.run([*smaller, f"PNG8:{picture}"], input=screenshot, check=True)
+        if picture.stat().st_size < BYTES:
+            return
 
 
 def _matters(message: ConsoleMessage) -> bool:
