@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gpumon.memory import EXTRAS, speaks_tls
+from gpumon.memory import EXTRAS, limit_bytes, speaks_tls
 from gpumon.settings import Settings
 from tests.daemon import PATIENCE, environment, free_port, until
 
@@ -102,3 +102,20 @@ def test_what_only_lies_around_is_not_in_memory() -> None:
         [sys.executable, "-c", code.replace("leave_extras_out();", "")], capture_output=True, text=True, check=True
     )
     assert ran.stdout.split() != []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "limit"),
+    [
+        ("memory.max", "100663296\n", 100663296),
+        ("memory.max", "max\n", None),
+        ("memory/memory.limit_in_bytes", "100663296\n", 100663296),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+    ],
+)
+def test_a_containers_limit_is_known(name: str, text: str, limit: int | None, tmp_path: Path) -> None:
+    """Both versions of cgroups, each with its own word for none; without either there is no limit."""
+    assert limit_bytes(tmp_path) is None
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert limit_bytes(tmp_path) == limit

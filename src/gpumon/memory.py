@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from gpumon.settings import Settings, options
 
 _M_ARENA_MAX = -8  # malloc.h of glibc
+_NO_LIMIT = 1 << 60  # version 1 writes the largest number of pages
 
 # What structlog and aiohttp import where they find it, and gpumon has no use for: colours, green threads, codings that
 # no scraper asks for. With all of them a daemon took 5 MB more.
@@ -24,6 +26,17 @@ def use_one_arena() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # not musl
         mallopt(_M_ARENA_MAX, 1)
+
+
+def limit_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Give the memory limit of the container this runs in; None where there is none, or this is no container."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroups version 2, version 1
+        try:
+            text = (root / name).read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
+    return None
 
 
 def give_back() -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gpumon.memory import give_back
+from gpumon.memory import give_back, limit_bytes
 from gpumon.store import ledger
 from gpumon.store.database import Transaction, connect
 from gpumon.store.extract import extract, portions
@@ -40,6 +40,9 @@ NICENESS = 19
 # 4 MB at a time, so that the writer waits for milliseconds.
 FREE_SHARE = 0.25
 FREE_PAGES = 1000
+
+# Memory limit of a container from which days are put together: 74 MB for the child, and what the daemon has.
+COMPACTION_BYTES = 120 << 20
 
 # Least rows of an hour that are in memory at a time: what a GPU has at 2 s, 2 MB.
 PIECE_ROWS = 1_800
@@ -201,7 +204,10 @@ class Archivist:
     # From the hours of a day to a day
 
     def compact(self, table: Table) -> None:
-        """Make one file of the files of each day that is over and has several."""
+        """Make one file of the files of each day that is over and has several, where there is memory for it."""
+        limit = limit_bytes()
+        if limit is not None and limit < COMPACTION_BYTES:
+            return  # hours can be read as well, and a container that is killed each night keeps nothing
         by_date: dict[str, list[Listed]] = {}
         for file in ledger.live(self.connection, table.name):
             by_date.setdefault(file.date, []).append(file)
