@@ -16,7 +16,7 @@ RUN if [ -n "$APT_ARCHIVE" ]; then \
     fi \
  && apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-      binutils ca-certificates libstdc++6 python3 python3-pip python3-setuptools
+      binutils ca-certificates libstdc++6 python3 python3-pip python3-setuptools tzdata
 # What was resolved is installed, each file checked by its hash; nothing is compiled.
 WORKDIR /build
 COPY requirements.lock ./

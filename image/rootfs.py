@@ -41,14 +41,14 @@ PACKAGES_WITHOUT = (
     # What neither Parquet, CSV, nor a file system that archive_dir may name needs; all libraries but Flight's are linked.
     *("pyarrow/libarrow*_flight.so*", "pyarrow/libarrow_python_parquet_encryption.so*", "pyarrow/src"),
     *(
-        "pyarrow/_acero*",
         "pyarrow/_cuda*",
         "pyarrow/_dataset*",
         "pyarrow/_feather*",
         "pyarrow/_flight*",
         "pyarrow/_hdfs*",
+        "pyarrow/_json*",
     ),
-    *("pyarrow/_json*", "pyarrow/_orc*", "pyarrow/_parquet_enc*", "pyarrow/_pyarrow_cpp*", "pyarrow/_substrait*"),
+    *("pyarrow/_orc*", "pyarrow/_parquet_enc*", "pyarrow/_pyarrow_cpp*", "pyarrow/_substrait*"),
     # The loader asks for the name with the version of the ABI; the other two are the same once more.
     *("pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*.*"),
 )
@@ -64,6 +64,7 @@ TEXTS = {
     "etc/group": f"root:x:0:\ngpumon:x:{UID}:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
+ZONES = Path("/usr/share/zoneinfo")  # pyarrow looks up even UTC in it, where times become text
 AUTHORITIES = Path("/usr/share/ca-certificates")
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
@@ -89,6 +90,7 @@ def system(out: Path, source: Path) -> None:
     shutil.copytree(STDLIB, stdlib, symlinks=True)
     remove(stdlib, STDLIB_WITHOUT)
     python = Path(sys.executable).resolve()
+    shutil.copytree(ZONES, out / ZONES.relative_to("/"), symlinks=True)
     copy([python, *map(Path, FILES)], out)
     (out / "usr/bin/python3").symlink_to(python.name)
     copy(libraries([python, *stdlib.rglob("*.so"), *source.rglob("*.so*")], outside=source), out)

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from gpumon import __version__
 from gpumon.store.database import connect
-from gpumon.store.schema import DAY, HOUR, text_of
+from gpumon.store.schema import DAY, HOUR
 from gpumon.store.writer import Writer, pack
 from tests import stub
 from tests.daemon import free_port
@@ -156,6 +157,22 @@ def test_working_set_with_everything_on(image: str, library: Path, data: Path) -
         assert container.working_set() < 72 * MEGABYTE
 
 
+def test_a_day_becomes_parquet_and_is_exported(image: str, library: Path, data: Path) -> None:
+    """What was left out of pyarrow is missed neither by the archive, by its roll-ups, nor by any form of export."""
+    fill(data, hours=26, interval=60.0)
+    with Container(library, data, memory=128) as container:
+        container.page()
+        code, said = container.run("archive")
+        assert code == 0, said
+        for form, rows in (("csv", 8 * 26 * 60), ("jsonl", 8 * 26 * 60), ("parquet", 0)):
+            code, said = container.run(
+                "export", "--table=gpu_metrics", f"--format={form}", f"--output=/data/rows.{form}"
+            )
+            assert code == 0, said
+            assert (data / f"rows.{form}").read_bytes().count(b"\n") >= rows
+    assert list(data.glob("archive/table=gpu_metrics_10m/date=*/*.parquet"))
+
+
 def test_memory_limit_holds_under_load(image: str, library: Path, data: Path) -> None:
     """Within 96 MiB: scrapes without pause while hours of 8 GPUs go to Parquet; nobody is killed, and rows arrive."""
     fill(data, hours=2)
@@ -182,19 +199,16 @@ def scrape(container: Container, over: threading.Event) -> None:
         container.page()
 
 
-def fill(data: Path, hours: int) -> None:
+def fill(data: Path, hours: int, interval: float = 2.0) -> None:
     """Write hours of 8 GPUs that are due for the archive."""
-    import time
-
     first = (time.time() - 7 * DAY) // HOUR * HOUR - hours * HOUR
     connection = connect(data / "gpumon.db")
     writer = Writer(connection)
-    node = Node(gpus=8, interval=2.0, start=first)
-    waiting = [pack(snapshot) for snapshot in node.snapshots(int(hours * HOUR / 2))]
+    node = Node(gpus=8, interval=interval, start=first)
+    waiting = [pack(snapshot) for snapshot in node.snapshots(int(hours * HOUR / interval))]
     for begin in range(0, len(waiting), 1000):
         writer.write(waiting[begin : begin + 1000])
     connection.close()
-    assert text_of(first)
     for file in data.glob("gpumon.db*"):
         file.chmod(0o666)
 

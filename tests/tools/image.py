@@ -62,7 +62,13 @@ def environment() -> dict[str, str]:
 def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run podman to its end; RuntimeError has what it said where `check` is on and it failed."""
     done = subprocess.run(
-        command("podman", *arguments), env=environment(), capture_output=True, text=True, check=False, timeout=120
+        command("podman", *arguments),
+        cwd=_run_folder(),  # where the file goes that tells of a process killed for memory
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     if check and done.returncode:
         raise RuntimeError(f"podman {' '.join(arguments)}: {done.stderr.strip()[-500:]}")
