@@ -136,6 +136,15 @@ class Visit:
         """Give the texts of all elements that a selector finds."""
         return [text.strip() for text in self.page.locator(selector).all_text_contents()]
 
+    def violations(self) -> list[str]:
+        """Give what axe finds wrong with the page as it is."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(self.page).response["violations"]
+        return [
+            f"{each['id']}: {node['html'][:200]} {node['failureSummary']}" for each in found for node in each["nodes"]
+        ]
+
     def keep(self, name: str) -> None:
         """Keep a picture of the whole page beside the tests."""
         ARTEFACTS.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.web.page.browser import Gpumon, Visit, gpumon, visit
+from tests.web.page.browser import Gpumon, gpumon, visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -23,14 +23,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpumon]:
         yield running
 
 
-def violations(seen: Visit) -> list[str]:
-    """Give what axe finds wrong with the page as it is."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(seen.page).response["violations"]
-    return [f"{each['id']}: {node['html'][:200]} {node['failureSummary']}" for each in found for node in each["nodes"]]
-
-
 @pytest.mark.parametrize("size", [{"width": 1440, "height": 900}, TELEPHONE], ids=["desk", "telephone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_wrong(browser: Browser, node: Gpumon, scheme: str, size: dict[str, int]) -> None:
@@ -38,7 +30,7 @@ def test_axe_finds_nothing_wrong(browser: Browser, node: Gpumon, scheme: str, si
     with visit(browser, node.url, color_scheme=scheme, viewport=size) as seen:
         seen.expect("document.querySelectorAll('#process-rows tr').length > 0")
         seen.keep(f"{scheme}-{size['width']}")
-        assert violations(seen) == []
+        assert seen.violations() == []
         assert seen.troubles == []
 
 

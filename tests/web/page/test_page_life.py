@@ -36,6 +36,7 @@ def test_the_page_recovers_by_itself_when_gpumon_restarts(browser: Browser, node
         seen.expect_text("#banner", "Disconnected since ")
         assert seen.page.is_visible(".card"), "what was read last is still there"
         seen.keep("disconnected")
+        assert seen.violations() == []
         node.start()
         seen.expect(f"{STATE} === 'live'")
         assert not seen.page.is_visible("#banner")
@@ -49,6 +50,7 @@ def test_readings_that_are_old_are_said_to_be(browser: Browser, node: Gpumon) ->
         try:
             seen.expect_text("#banner", "Stale: readings are ")
             seen.keep("stale")
+            assert seen.violations() == []
         finally:
             node.signal(signal.SIGCONT)
         seen.expect(f"{STATE} === 'live'")
@@ -83,11 +85,12 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(browser: Browser, tmp_path: P
         gpumon(tmp_path, "--simulate", "t4x1", interval=TICK, GPUMON_API_TOKEN=TOKEN) as node,
         visit(browser, node.url, ready="#sign-in:not([hidden])") as seen,
     ):
-        assert not seen.page.is_visible("#main")
+        assert not seen.page.is_visible("#readings")
         seen.page.fill("#token", "not-the-token-at-all")
         seen.page.click("#sign-in button")
         seen.page.wait_for_selector("#wrong:not([hidden])")
         seen.keep("sign-in")
+        assert seen.violations() == []
         seen.page.fill("#token", TOKEN)
         seen.page.keyboard.press("Enter")
         seen.page.wait_for_selector(".card .value")
@@ -124,6 +127,7 @@ def test_a_gpu_that_fails_is_told_in_words_and_marked_in_its_charts(browser: Bro
         seen.expect_text("#event-rows", "GPU 1 does not answer")
         seen.expect_text("#state", "Live, 1 GPU down")
         seen.keep("hung")
+        assert seen.violations() == []
         seen.page.get_by_role("button", name="XID 79 on GPU 1").click()
         seen.page.wait_for_selector("#reset", state="visible")
         seen.expect("document.querySelector('#charts').ariaBusy !== 'true'")

@@ -132,6 +132,7 @@ def test_a_model_is_shown_with_speed_first_token_and_energy(browser: Browser, se
         assert seen.texts("#model-rows .requests") == ["2 +1"]
         assert seen.texts("#model-rows .memory") == ["6.0 GiB"]
         seen.keep("models")
+        assert seen.violations() == []
         served.publish(entity(LLM_SERVER, {"server": SERVER, "kind": KIND}, up=0))
         seen.expect_text("#server-rows", "does not answer")
         assert seen.texts("#model-rows tr") == []
@@ -144,7 +145,8 @@ def alert(name: str, severity: str, gpu: str = "", subject: str = "") -> Entity:
     return entity(ALERT, labels, active=1, start_timestamp_seconds=1.79e9 + 1000)
 
 
-def test_alerts_are_shown_while_they_are_active_the_worst_first(browser: Browser, served: Served) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_alerts_are_shown_while_they_are_active_the_worst_first(browser: Browser, served: Served, scheme: str) -> None:
     """With the GPUs they are active on, which can be picked; what is for information colours no card."""
     active = (
         alert("gpu_memory", "info", "0"),
@@ -153,7 +155,7 @@ def test_alerts_are_shown_while_they_are_active_the_worst_first(browser: Browser
         alert("llm_server_down", "critical", subject="server=127.0.0.1:8000,kind=vllm"),
     )
     served.publish(*active, after=600)
-    with visit(browser, served.url, ready="#alert-rows li") as seen:
+    with visit(browser, served.url, ready="#alert-rows li", color_scheme=scheme) as seen:
         assert seen.texts("#alert-rows li") == [
             "critical: llm server down (server=127.0.0.1:8000,kind=vllm)for 10 min",
             "warning: temperatureGPU 1for 10 min",
@@ -164,7 +166,8 @@ def test_alerts_are_shown_while_they_are_active_the_worst_first(browser: Browser
         assert seen.texts('.card[data-key="1"] .state') == ["temperature"]
         seen.page.locator("#alert-rows button[data-gpu='1']").first.click()
         seen.expect_text("#gpu-title", "GPU 1")
-        seen.keep("alerts")
+        seen.keep(f"alerts-{scheme}")
+        assert seen.violations() == []
         served.publish()
         seen.page.wait_for_selector("#alerts", state="hidden")
         assert seen.troubles == []

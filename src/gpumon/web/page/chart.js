@@ -200,10 +200,12 @@ export function chart(row, on) {
       ];
       const rebuild = plot === null || banded !== state.banded;
       Object.assign(state, { gpu, window, banded, marks: list });
+      const cursor = plot?.cursor.left ?? -1;
       if (rebuild) build();
       plot.batch(() => {
         if (!rebuild) plot.setData(state.data, false);
         plot.setScale("x", { min: window[0], max: window[1] });
+        if (rebuild && cursor >= 0) plot.setCursor({ left: cursor, top: 10 }); // who reads values goes on reading
       });
       tell();
       const missing = row.lines.every((line) => gpu[line.column] === undefined) && keys.every((key) => key.hidden);

@@ -21,6 +21,7 @@ let frame = 0;
 let parts = null;
 
 function readHash() {
+  if (!location.hash.includes("=")) return; // a link within the page
   const given = new URLSearchParams(location.hash.slice(1));
   if (given.has("gpu")) state.gpu = given.get("gpu");
   state.range = RANGES.some(({ id }) => id === given.get("range")) ? given.get("range") : "live";
@@ -73,7 +74,7 @@ function draw() {
   // A stale snapshot has no readings: what was there stays, and the page says of when it is.
   if (node === null || node.stale) return;
   if (!node.gpus.some((one) => one.id === state.gpu)) state.gpu = node.gpus[0]?.id ?? null;
-  show(find("main"), true);
+  show(find("readings"), true);
   parts.overview.update(node, state.gpu);
   parts.alerts.update(node);
   parts.models.update(node);
@@ -112,7 +113,7 @@ function connect() {
 function askToken() {
   show(find("wrong"), hasToken());
   setToken(null);
-  show(find("main"), false);
+  show(find("readings"), false);
   show(find("sign-in"), true);
   find("token").focus();
 }

@@ -48,7 +48,7 @@ export function status() {
     put(find("age"), known.node === null || name === "stale" ? "" : `${span(age())} old`);
     const banner = name === "lost" || name === "stale";
     show(find("banner"), banner);
-    put(find("banner-text"), banner ? words + more : "");
+    put(find("banner"), banner ? words + more : "");
     if (name !== last) put(find("spoken"), words); // for screen readers, once per change
     last = name;
   }
