@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 from gpumon.catalog import GPU, GPU_DOWN, GPU_HEALTH, GPU_XID, Entity, Snapshot
 from gpumon.catalog.events import CHANGES, EPISODES
 from gpumon.catalog.llm import LLM_MODEL_LOADS
 from gpumon.catalog.records import Event
 from gpumon.store.events import Watch
+from gpumon.store.sink import Store
+from tests.store import crash
 from tests.store.nodes import START, Node, labels
 
 
@@ -115,3 +120,36 @@ def test_a_model_that_comes_and_goes_is_told_by_name() -> None:
     (gone,) = watch.events(of(4, model("old", 0, 1), model("new", 1, 0)))
     assert (gone.kind, gone.subject) == ("model_unload", "old")
     assert gone.message == "127.0.0.1:11434 has let old go from memory"
+
+
+def told(folder: Path, *events: Event) -> list[tuple[str, str, str, str | None]]:
+    """Run a store that takes events and ends, as killed; give all that its database holds."""
+    store = Store(crash.job(folder))
+    store.append(*events)
+    store.write_waiting()
+    store.stop_writing()
+    with closing(sqlite3.connect(folder / "gpumon.db")) as connection:
+        return connection.execute("SELECT timestamp, kind, message, detail FROM events ORDER BY id").fetchall()
+
+
+def test_what_an_ended_gpumon_left_open_is_closed_once_by_the_next(tmp_path: Path) -> None:
+    """Nobody saw the end of it, and that is said; what had ended, or is of another GPU or subject, is left alone."""
+    about = {"gpu_id": 0, "gpu_uuid": "GPU-a", "subject": "gpu_xid"}
+    begun = Event(timestamp=START, kind="alert_start", message="GPU 0 is hot", **about)  # type: ignore[arg-type]
+    other = replace(begun, subject="gpu_memory")
+    over = replace(other, timestamp=START + 5, kind="alert_end")
+    first = told(tmp_path, begun, other, over)
+    assert [row[1] for row in first] == ["alert_start", "alert_start", "alert_end"]
+    news = replace(begun, timestamp=START + 60)
+    again = told(tmp_path, news)
+    assert again[:3] == first
+    (closed, begun_anew) = again[3:]
+    assert closed[1:] == (
+        "alert_end",
+        "GPU 0 is hot: gpumon ended before this did; when it was over is not known",
+        '{"end_known": false}',
+    )
+    assert closed[0] == first[0][0]
+    assert begun_anew[1] == "alert_start"
+    third = told(tmp_path, Event(timestamp=START + 90, kind="device_back", message="GPU 0 answers again"))
+    assert [row[1] for row in third[5:]] == ["alert_end", "device_back"]

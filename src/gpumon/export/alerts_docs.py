@@ -31,7 +31,7 @@ A mean is over the last so many seconds.
 
 Of the severities, `critical` is what costs work now, `warning` what will or may, and `info` what is good to know: `gpu_memory` is `info` because a model server fills a GPU on purpose.
 
-After a restart gpumon knows nothing of before: an alert whose condition still holds begins anew, and has no end for its first beginning in the history.
+After a restart gpumon knows nothing of before: an alert whose condition still holds begins anew. In the history its first beginning gets an end at the last readings before, which says that its true end is not known (`"end_known": false`).
 
 ## Where it is told
 

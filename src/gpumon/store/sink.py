@@ -21,6 +21,7 @@ from gpumon.store.events import Watch
 from gpumon.store.incident import Holders, nobody
 from gpumon.store.job import Job
 from gpumon.store.schema import STORED
+from gpumon.store.unfinished import end_unfinished
 from gpumon.store.upkeep import Upkeep
 from gpumon.store.volume import Volume
 from gpumon.store.writer import Packer, Writer, pack_records
@@ -58,6 +59,7 @@ class Store:
         self._watch = Watch(holders)
         self._connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
+        self._resumed = False
         self._news = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
@@ -171,6 +173,9 @@ class Store:
         self.volume.prepare()
         self._connection = connect(self.volume.path)
         self.volume.opened()
+        if not self._resumed:
+            end_unfinished(self._connection)
+            self._resumed = True
         self._writer = Writer(self._connection)
         return self._writer
 
