@@ -47,6 +47,20 @@ def or_zero(expression: str, by: str = "") -> str:
     return f"{expression} or 0 * max {by} (<daemon.up>)".replace("  ", " ")
 
 
+def grown(counter: str, window: str) -> str:
+    """Give how much a counter grew that may begin inside the window, as those of faults do with the first of a kind.
+
+    increase() tells only what came after the first sample, and so nothing of the one XID that there was.
+    """
+    after = f"increase({counter}[{window}])"
+    return f"(({after} + (min_over_time({counter}[{window}]) unless {counter} offset {window})) or {after})"
+
+
+def xids(window: str) -> str:
+    """Give how many XID errors there were in a window, by GPU and code."""
+    return grown("<gpu_xid.xid_errors_total>", window)
+
+
 DOWN = Annotation(
     name="GPU down",
     expr="<gpu_down.down_info>",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generate.common import BY_NODE, CLUSTER, DOWN, NODES, NOTHING, STARTED, or_zero
+from generate.common import BY_NODE, CLUSTER, DOWN, NODES, NOTHING, STARTED, grown, or_zero
 from generate.rows import BAD, GOOD, ODD, Column, Dashboard, Panel, Query, Row, Steps
 
 # gpumon serves no snapshot that is older than three ticks, which is 6 s unless told otherwise.
@@ -159,7 +159,7 @@ READING = Row(
             description="Calls in each interval that failed for another reason than that a device does not support them.",
             queries=(
                 Query(
-                    expr="sum by (function, code) (increase(<nvml_errors.nvml_errors_total>[$__rate_interval]))",
+                    expr=f"sum by (function, code) ({grown('<nvml_errors.nvml_errors_total>', '$__rate_interval')})",
                     legend="{{function}} {{code}}",
                     needs="fault",
                 ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generate.common import BUSY, BY_GPU, CLUSTER, EVENTS, GPU, JOULES_PER_KWH, NODE, NOTHING, or_zero
+from generate.common import BUSY, BY_GPU, CLUSTER, EVENTS, GPU, JOULES_PER_KWH, NODE, NOTHING, or_zero, xids
 from generate.rows import BAD, FULL, GOOD, HEAT, PLAIN, USED, Column, Dashboard, Panel, Query, Row
 
 NAME = "GPU {{gpu_id}}"
@@ -85,7 +85,7 @@ OVERVIEW = Row(
             form="stat",
             title="XIDs",
             description="XID errors of the chosen GPUs in the time shown.",
-            queries=(Query(expr=or_zero("sum(increase(<gpu_xid.xid_errors_total>[$__range]))")),),
+            queries=(Query(expr=or_zero(f"sum({xids('$__range')})")),),
             unit="short",
             more="fleet",
             steps=BAD,
@@ -369,7 +369,7 @@ FAULTS = Row(
             description="XID errors by code in each interval; what a code means is in NVIDIA's list of XID errors.",
             queries=(
                 Query(
-                    expr="sum by (gpu_id, xid) (increase(<gpu_xid.xid_errors_total>[$__rate_interval]))",
+                    expr=f"sum by (gpu_id, xid) ({xids('$__rate_interval')})",
                     legend="GPU {{gpu_id}} XID {{xid}}",
                     needs="fault",
                 ),

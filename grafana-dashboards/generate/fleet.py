@@ -15,6 +15,7 @@ from generate.common import (
     MEMORY,
     NODES,
     or_zero,
+    xids,
 )
 from generate.rows import BAD, FULL, HEAT, ODD, USED, Column, Dashboard, Panel, Query, Row, Steps
 
@@ -274,7 +275,7 @@ HEALTH = Row(
                     column="Energy",
                 ),
                 Query(
-                    expr=or_zero(f"sum {BY_NODE} (increase(<gpu_xid.xid_errors_total>[$__range]))", BY_NODE),
+                    expr=or_zero(f"sum {BY_NODE} ({xids('$__range')})", BY_NODE),
                     column="XIDs",
                 ),
                 Query(expr=or_zero(f"count {BY_NODE} ({IDLE_HELD})", BY_NODE), column="Held but idle"),
@@ -302,7 +303,7 @@ HEALTH = Row(
             title="Faults in the time shown",
             description="What GPUs and links have reported in the time shown. Healthy nodes count none.",
             queries=(
-                Query(expr=or_zero("sum(increase(<gpu_xid.xid_errors_total>[$__range]))"), legend="XID errors"),
+                Query(expr=or_zero(f"sum({xids('$__range')})"), legend="XID errors"),
                 Query(
                     expr=or_zero(
                         'sum(increase(<gpu.ecc_errors_total severity="uncorrected",scope="volatile">[$__range]))'

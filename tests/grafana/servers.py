@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from gpumon.catalog import KINDS, WORKLOAD, Column, Entity, EntityKind, Histogram, Reading
+from gpumon.catalog import GPU_XID, KINDS, WORKLOAD, Column, Entity, EntityKind, Histogram, Reading
 from gpumon.export.prometheus import Form, Renderer
 from tests.llm import servers
 
@@ -142,6 +142,8 @@ def ask(proxy: str) -> None:
         answer.read()
 
 
+# The XID that comes once, and the scrape it comes with.
+ONCE, WITH_SCRAPE = "13", 30
 # Labels whose values the dashboards choose by.
 LABELS = {"gpu_id": "0", "category": "ml_training", "namespace": "vision", "pod": "train-0", "server": "127.0.0.1:8000"}
 
@@ -155,6 +157,8 @@ def everything() -> dict[str, Answer]:
         moment = next(moments)
         entities = [_made(kind, moment) for kind in KINDS]
         entities.append(_made(WORKLOAD, moment, category="idle"))
+        if moment >= WITH_SCRAPE:
+            entities.append(_made(GPU_XID, 1, xid=ONCE))
         return b"".join(renderer.render(entities, Form.TEXT))
 
     return {"/metrics": page}

@@ -9,8 +9,10 @@ import re
 
 import pytest
 
+from generate.common import xids
+from generate.names import query
 from generate.rows import NEEDS
-from tests.grafana import boards, filled
+from tests.grafana import boards, filled, servers
 from tests.grafana.prometheus import Prometheus
 
 pytestmark = pytest.mark.e2e
@@ -50,6 +52,13 @@ def test_every_annotation_marks_what_happened(key: str, prometheus: Prometheus) 
         healthy = prometheus.over(boards.interpolate(expr, filled.values(key, "a100x8")), filled.WINDOW)
         assert not healthy or annotation["name"] == "Alert", annotation["name"]  # see filled.MAYBE
         assert marked or annotation["name"] == "gpumon started", annotation["name"]
+
+
+def test_the_first_xid_of_its_kind_counts(prometheus: Prometheus) -> None:
+    """One that comes once has a series that begins with 1, of which Prometheus's increase() alone tells nothing."""
+    values = filled.values("gpu", "everything")
+    counted = prometheus.instant(boards.interpolate(query(f"sum by (xid) ({xids('$__range')})", {}), values))
+    assert [one["value"][1] for one in counted if one["metric"]["xid"] == servers.ONCE] == ["1"]
 
 
 @pytest.mark.parametrize("key", boards.KEYS)

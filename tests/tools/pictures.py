@@ -33,7 +33,7 @@ from gpumon.catalog import LLM_ENERGY, Entity
 from gpumon.export.prometheus import Form, Renderer
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ROOT / "grafana-dashboards" / "render"
+SOURCES = ROOT / "tests" / "tools" / "render"
 TOOLS = Path(os.environ.get("TOOLS_DIR") or ROOT / ".tools")
 PICTURES = ROOT / "docs" / "images"
 SCRAPE_SECONDS = 5
