@@ -20,8 +20,22 @@ from gpumon.gpu.xid import XidLog
 from gpumon.hub import Hub
 from gpumon.sampler import Sampler
 from gpumon.settings import Gpu as GpuSettings
+from gpumon.source import Source, SourceReading
 
 START = 1_700_000_000.0
+INTERVAL = 2.0
+
+
+class Patient:
+    """A source that a busy machine does not make miss its deadline; who tests deadlines chooses an interval."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self._source = source
+
+    async def read(self, now: float, timeout: float) -> SourceReading:
+        """Read the world within twice the time, which is just less than the sampler gives."""
+        return await self._source.read(now, timeout * 2)
 
 
 class Node:
@@ -32,7 +46,7 @@ class Node:
         profile: str = "h100x2",
         *,
         library: object | None = None,
-        interval: float = 2.0,
+        interval: float = INTERVAL,
         devices_path: Path = Path("/nonexistent"),
         settings: GpuSettings | None = None,
     ) -> None:
@@ -66,7 +80,7 @@ class Node:
                 monotonic=lambda: self.now,
             )
             self.sampler = Sampler(
-                [self.source],
+                [Patient(self.source)] if self.interval == INTERVAL else [self.source],
                 self.hub,
                 structlog.get_logger(),
                 interval=self.interval,

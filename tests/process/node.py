@@ -26,6 +26,7 @@ from gpumon.hub import Hub
 from gpumon.process.source import ProcessSource
 from gpumon.sampler import Sampler
 from gpumon.settings import Gpu, Processes
+from tests.node import INTERVAL, Patient
 
 START = 1_700_000_000.0
 GIB = 1 << 30
@@ -127,7 +128,7 @@ class ProcessNode:
             )
             self.source = ProcessSource(self._settings, lambda: self.gpu.uses, interval=self.interval, **self._options)
             self.sampler = Sampler(
-                [self.gpu],
+                [Patient(self.gpu)] if self.interval == INTERVAL else [self.gpu],
                 Hub(),
                 logger,
                 interval=self.interval,
