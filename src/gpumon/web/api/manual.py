@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpumon.catalog.events import ENDED_AFTER_FAULT
+from gpumon.catalog.events import CHANGES, ENDED_AFTER_FAULT, EPISODES
 from gpumon.store.incident import AFTERWARDS_SECONDS, ENDED_SECONDS
 from gpumon.web.api.endpoints import ENDPOINTS, Endpoint
 from gpumon.web.api.guard import SHORTEST_TOKEN
@@ -15,6 +15,20 @@ from gpumon.web.api.past import MOST_ANSWER, MOST_COLUMNS, MOST_VALUES
 from gpumon.web.api.query import Json, Parameter, parameters
 from gpumon.web.api.stream import ALIVE_SECS
 from gpumon.web.api.told import MOST_ROWS
+
+# Kinds of events that do not come from two snapshots; a test holds them to what the code tells.
+FURTHER = (
+    "alert_start",
+    "alert_end",
+    ENDED_AFTER_FAULT,
+    "clock_set",
+    "archive_failed",
+    "archive_removed",
+    "archive_lost",
+    "database_salvaged",
+    "storage_back",
+    "database_corrupt",
+)
 
 PROSE = f"""# The API
 
@@ -114,11 +128,22 @@ def manual() -> str:
     """Give docs/api.md without its first line."""
     schemas: Json = openapi(token=False)["components"]["schemas"]
     named = {name: schema for name, schema in schemas.items() if not name.startswith("entity_") and name != "error"}
-    lines = [PROSE, "## Paths", "", *(line for endpoint in ENDPOINTS for line in _endpoint(endpoint))]
+    lines = [PROSE, *_events(), "## Paths", "", *(line for endpoint in ENDPOINTS for line in _endpoint(endpoint))]
     lines += ["## Shapes", "", "A `?` marks what is left out where it is not known.", ""]
     for name, schema in named.items():
         lines += [f"`{name}`:", "", "```", shape(schema), "```", ""]
     return "\n".join(lines)
+
+
+def _events() -> Iterator[str]:
+    """Give the kinds of events that readings tell, and name the others."""
+    yield from ("| kind | message begins with | advice |", "|---|---|---|")
+    for change in CHANGES:
+        yield f"| `{change.event}` | {change.message} | {change.advice or ('by the code' if change.explain else '')} |"
+    for episode in EPISODES:
+        kinds = f"`{episode.event}_start`, `{episode.event}_end`"
+        yield f"| {kinds} | {episode.message} | {episode.advice} |"
+    yield from ("", "Further kinds: " + ", ".join(f"`{kind}`" for kind in FURTHER) + ".", "")
 
 
 def _endpoint(endpoint: Endpoint) -> Iterator[str]:
