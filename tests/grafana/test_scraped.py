@@ -57,7 +57,7 @@ def test_every_annotation_marks_what_happened(key: str, prometheus: Prometheus) 
 def test_the_first_xid_of_its_kind_counts(prometheus: Prometheus) -> None:
     """One that comes once has a series that begins with 1, of which Prometheus's increase() alone tells nothing."""
     values = filled.values("gpu", "everything")
-    counted = prometheus.instant(boards.interpolate(promql(f"sum by (xid) ({xids('$__range')})", {}), values))
+    counted = prometheus.instant(boards.interpolate(promql(f"sum by (xid) ({xids('$__range')})"), values))
     assert [one["value"][1] for one in counted if one["metric"]["xid"] == servers.ONCE] == ["1"]
 
 
