@@ -200,4 +200,4 @@ def test_the_end_of_the_service_does_not_wait_for_readers() -> None:
                 writer.close()
             return took
 
-    assert asyncio.run(run()) < 0.5
+    assert asyncio.run(run()) < 0.9  # a second is what a reader that stays is waited for
