@@ -57,7 +57,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=15s CMD ["/usr/bin/gpumon", "health"]
 ENTRYPOINT ["/usr/bin/gpumon"]
 CMD ["run"]
-ARG VERSION=""
+ARG VERSION=0.1.0
 ARG REVISION=""
 LABEL org.opencontainers.image.title="gpumon" \
       org.opencontainers.image.description="Reads this node's NVIDIA GPUs for Prometheus, OpenTelemetry and people" \

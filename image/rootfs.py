@@ -33,22 +33,17 @@ STDLIB_WITHOUT = (
     *("lib-dynload/*test*", "lib-dynload/_curses*", "lib-dynload/_dbm*", "lib-dynload/readline*"),
 )
 
-# What is for those who compile against a package or test it, then what gpumon does not use of one.
+# What is for those who compile against a package or test it, then what gpumon does not use of one: of 67 MB compressed
+# Flight is 11.6, symbols 3.9, sources and headers 1.5, second copies of a library 1.3, other modules 1.2, tests 0.5.
 PACKAGES_WITHOUT = (
     *("bin", "**/__pycache__", "**/include", "**/tests", "vendor_licenses", "example.py"),
     *("**/*.c", "**/*.cc", "**/*.cmake", "**/*.h", "**/*.pxd", "**/*.pxi", "**/*.pyi", "**/*.pyx"),
     *("aiohttp/pytest_plugin.py", "aiohttp/test_utils.py"),
     # What neither Parquet, CSV, nor a file system that archive_dir may name needs; all libraries but Flight's are linked.
     *("pyarrow/libarrow*_flight.so*", "pyarrow/libarrow_python_parquet_encryption.so*", "pyarrow/src"),
-    *(
-        "pyarrow/_cuda*",
-        "pyarrow/_dataset*",
-        "pyarrow/_feather*",
-        "pyarrow/_flight*",
-        "pyarrow/_hdfs*",
-        "pyarrow/_json*",
-    ),
-    *("pyarrow/_orc*", "pyarrow/_parquet_enc*", "pyarrow/_pyarrow_cpp*", "pyarrow/_substrait*"),
+    *("pyarrow/_cuda*", "pyarrow/_dataset*", "pyarrow/_feather*", "pyarrow/_flight*"),
+    *("pyarrow/_hdfs*", "pyarrow/_json*", "pyarrow/_orc*", "pyarrow/_parquet_enc*", "pyarrow/_pyarrow_cpp*"),
+    *("pyarrow/_substrait*",),
     # The loader asks for the name with the version of the ABI; the other two are the same once more.
     *("pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*.*"),
 )
