@@ -43,7 +43,7 @@ PACKAGES_WITHOUT = (
     *("pyarrow/libarrow*_flight.so*", "pyarrow/libarrow_python_parquet_encryption.so*", "pyarrow/src"),
     *("pyarrow/_cuda*", "pyarrow/_dataset*", "pyarrow/_feather*", "pyarrow/_flight*"),
     *("pyarrow/_hdfs*", "pyarrow/_json*", "pyarrow/_orc*", "pyarrow/_parquet_enc*", "pyarrow/_pyarrow_cpp*"),
-    *("pyarrow/_substrait*",),
+    "pyarrow/_substrait*",
     # The loader asks for the name with the version of the ABI; the other two are the same once more.
     *("pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*.*"),
 )

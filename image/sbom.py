@@ -12,6 +12,8 @@ from email.parser import HeaderParser
 from pathlib import Path
 from urllib.parse import quote
 
+Component = dict[str, str | list[dict[str, str]]]
+
 PLACE = "usr/share/sbom/gpumon.cdx.json"
 STANZAS = "var/lib/dpkg/status.d"  # where scanners look in images without dpkg
 
@@ -20,7 +22,7 @@ def bill(layers: Iterable[Path]) -> str:
     """Give the bill of what lies in these layers, always the same for the same."""
     found = [component for layer in layers for component in (*_debian(layer), *_python(layer))]
     [gpumon] = [component for component in found if component["name"] == "gpumon"]
-    rest = sorted((component for component in found if component is not gpumon), key=lambda one: one["bom-ref"])
+    rest = sorted((component for component in found if component is not gpumon), key=lambda one: str(one["bom-ref"]))
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -33,7 +35,7 @@ def bill(layers: Iterable[Path]) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def _debian(layer: Path) -> Iterator[dict[str, str]]:
+def _debian(layer: Path) -> Iterator[Component]:
     for path in sorted((layer / STANZAS).glob("*")):
         stanza = HeaderParser().parsestr(path.read_text())
         name, version, architecture = stanza["Package"], stanza["Version"], stanza["Architecture"]
@@ -41,12 +43,12 @@ def _debian(layer: Path) -> Iterator[dict[str, str]]:
         yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
-def _python(layer: Path) -> Iterator[dict[str, object]]:
+def _python(layer: Path) -> Iterator[Component]:
     for path in sorted(layer.rglob("*.dist-info/METADATA")):
         metadata = HeaderParser().parsestr(path.read_text())
         name, version = metadata["Name"].lower().replace("_", "-"), metadata["Version"]
         purl = f"pkg:pypi/{name}@{version}"
-        component: dict[str, object] = {"type": "library", "bom-ref": purl, "name": name, "version": version}
+        component: Component = {"type": "library", "bom-ref": purl, "name": name, "version": version}
         component["purl"] = purl
         if expression := metadata["License-Expression"]:
             component["licenses"] = [{"expression": expression}]
