@@ -14,7 +14,7 @@ from gpumon.catalog import DAEMON, GPU, HOST, Snapshot
 from gpumon.store.archive import run
 from gpumon.store.buckets import MOST_POINTS, History, assemble, width_of
 from gpumon.store.database import connect
-from gpumon.store.history import Reader, ask, recent
+from gpumon.store.history import PIECE_SECONDS, Reader, _pieces, ask, recent
 from gpumon.store.job import Job
 from gpumon.store.parquet import Place
 from gpumon.store.past import answer
@@ -174,3 +174,13 @@ def test_widths_give_at_most_the_points_asked_for(seconds: float, points: int) -
     width = width_of(0, seconds, points)
     assert width >= 1
     assert math.ceil(seconds / width) + 1 <= max(points, 2)
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**6), st.integers(1, 4 * PIECE_SECONDS))
+def test_a_long_range_is_asked_for_in_pieces_that_memory_holds(start: int, seconds: int, width: int) -> None:
+    """SQLite holds the rows it groups: a week of rows at once took 300 MB of a daemon of 50."""
+    pieces = list(_pieces(start, start + seconds, width, PIECE_SECONDS))
+    assert [begin for begin, _ in pieces] == [start, *(end for _, end in pieces[:-1])]
+    assert pieces[-1][1] == start + seconds
+    assert all(0 < end - begin <= PIECE_SECONDS for begin, end in pieces)
+    assert width > PIECE_SECONDS or all((end - start) % width == 0 for _, end in pieces[:-1])
