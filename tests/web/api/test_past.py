@@ -128,6 +128,7 @@ def _rows() -> list[tuple[object, ...]]:
     [
         ("hours=1&start=2026-11-23T00:00:00Z", "hours and start are both given: allowed is one of them"),
         ("start=2026-11-24T00:00:00Z", "start is 2026-11-24T00:00:00.000Z: allowed is a time before the end"),
+        ("end=1970-01-01T00:00:00Z", "start is 1970-01-01T00:00:00.000Z: allowed is a time before the end"),
         ("start=2026-11-23T00:00:00", "allowed is a time with its zone, as in 2026-01-31T12:00:00Z"),
         ("hours=99999", "span 4166.6 days: allowed are 92"),
         ("columns=powr", "columns has powr: allowed for gpu are utilization_gpu, "),

@@ -71,13 +71,14 @@ class Range:
 
 def checked(start: float, end: float, longest_days: float) -> tuple[float, float]:
     """Give a span that may be asked about. BadRequestError where it may not."""
+    start = max(start, 0.0)  # the first time that can be stored
     if not start < end:
         raise BadRequestError(f"start is {iso(start)}: allowed is a time before the end, {iso(end)}")
     if end - start > longest_days * 24 * HOUR + 1:
         raise BadRequestError(
             f"hours (or start to end) span {(end - start) / 24 / HOUR:.1f} days: allowed are {longest_days:g}"
         )
-    return max(start, 0.0), end
+    return start, end
 
 
 _COLUMNS = Names(MOST_COLUMNS, f"up to {MOST_COLUMNS} names of columns of that kind, with commas between them")
