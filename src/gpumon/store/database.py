@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpumon.store.schema import KIND_TABLES, RECORD_TABLES, STORED
@@ -105,8 +105,11 @@ def connect(path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> sql
     return connection
 
 
-def read(path: Path, seconds: float | None = None) -> sqlite3.Connection:
-    """Open the database for reading; sqlite3.OperationalError where there is none, and from a query that ends later."""
+def read(path: Path, seconds: float | None = None, unwanted: Callable[[], bool] = lambda: False) -> sqlite3.Connection:
+    """Open the database for reading; sqlite3.OperationalError where there is none, and from a query that ends later.
+
+    The same comes from a query whose answer is `unwanted`, which is asked all the time where there are `seconds`.
+    """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10, isolation_level=None, check_same_thread=False
     )
@@ -114,7 +117,9 @@ def read(path: Path, seconds: float | None = None) -> sqlite3.Connection:
     connection.execute("PRAGMA cache_size = -256")
     if seconds is not None:
         end = time.monotonic() + seconds
-        connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)  # steps of some nanoseconds each
+        connection.set_progress_handler(
+            lambda: unwanted() or time.monotonic() > end, 100_000
+        )  # steps of some nanoseconds each
     return connection
 
 

@@ -15,6 +15,7 @@ from gpumon.store.buckets import MOST_POINTS, History, Part, assemble, width_of
 from gpumon.store.child import run_child
 from gpumon.store.database import read
 from gpumon.store.job import Job, locked
+from gpumon.store.query import Unwanted, on_thread
 from gpumon.store.schema import KIND_TABLES, SPAN, KindTable, Value, seconds_of, text_of
 
 # Longer than 90 days of 8 GPUs take; a query that does not end would hold up all after it.
@@ -88,18 +89,18 @@ class Reader:
         table = _table(kind)
         with ExitStack() as stack:
             async with self._queries:
-                files, parts = await asyncio.to_thread(self._recent, question, stack)
+                files, parts = await on_thread(lambda unwanted: self._recent(question, stack, unwanted))
             if files:
                 parts += await self._past(files, question)
         return assemble(parts, table.labels, question.columns, question.width)
 
-    def _recent(self, question: Question, stack: ExitStack) -> tuple[list[str], list[Part]]:
+    def _recent(self, question: Question, stack: ExitStack, unwanted: Unwanted) -> tuple[list[str], list[Part]]:
         """Ask the database, having seen to it that no file it names is deleted before it is read."""
         try:
             stack.enter_context(locked(self._job.readers_lock, shared=True, wait=True))
         except OSError:
             pass  # a directory that cannot be written: no archive runs there
-        return recent(self._job, question)
+        return recent(self._job, question, unwanted)
 
     async def _past(self, files: list[str], question: Question) -> list[Part]:
         request = json.dumps({"job": self._job.dumps(), "files": files, "question": asdict(question)})
@@ -151,10 +152,10 @@ def _table(kind: EntityKind) -> KindTable:
     raise ValueError(f"{kind.name} is not stored; {', '.join(table.kind.name for table in KIND_TABLES)} are")
 
 
-def recent(job: Job, question: Question) -> tuple[list[str], list[Part]]:
+def recent(job: Job, question: Question, unwanted: Unwanted = lambda: False) -> tuple[list[str], list[Part]]:
     """Give the archive's files for the question, and what the database answers, both of one moment."""
     table = next(table for table in KIND_TABLES if table.name == question.source)
-    connection = read(job.database, QUERY_SECONDS)
+    connection = read(job.database, QUERY_SECONDS, unwanted)
     try:
         connection.execute("BEGIN")
         start, end = text_of(question.start), text_of(question.end)

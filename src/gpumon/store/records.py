@@ -12,6 +12,7 @@ from gpumon.store import ledger
 from gpumon.store.child import run_child
 from gpumon.store.database import read
 from gpumon.store.job import Job, locked
+from gpumon.store.query import Unwanted, on_thread
 from gpumon.store.schema import TABLES, Value
 
 # A row as it is stored, by column; times are texts.
@@ -59,7 +60,7 @@ class Records:
         """Give rows, newest first. Raises sqlite3.Error where there is no database, ChildError for the archive."""
         with ExitStack() as stack:
             async with self._queries:
-                rows, files = await asyncio.to_thread(self._recent, page, stack)
+                rows, files = await on_thread(lambda unwanted: self._recent(page, stack, unwanted))
             if files:
                 request = json.dumps({"job": self._job.dumps(), "files": files, "page": asdict(page)})
                 async with self._children:
@@ -69,18 +70,18 @@ class Records:
     async def weeks(self, start: str, end: str, limit: int) -> list[Row]:
         """Give the summaries of weeks that began in a span, newest first. Raises sqlite3.Error."""
         async with self._queries:
-            return await asyncio.to_thread(self._weeks, (start, end, limit))
+            return await on_thread(lambda unwanted: self._weeks((start, end, limit), unwanted))
 
-    def _recent(self, page: Page, stack: ExitStack) -> tuple[list[Row], list[str]]:
+    def _recent(self, page: Page, stack: ExitStack, unwanted: Unwanted) -> tuple[list[Row], list[str]]:
         """Ask the database, having seen to it that no file it names is deleted before it is read."""
         try:
             stack.enter_context(locked(self._job.readers_lock, shared=True, wait=True))
         except OSError:
             pass  # a directory that cannot be written: no archive runs there
-        return recent(self._job, page)
+        return recent(self._job, page, unwanted)
 
-    def _weeks(self, values: Sequence[Value]) -> list[Row]:
-        connection = read(self._job.database, QUERY_SECONDS)
+    def _weeks(self, values: Sequence[Value], unwanted: Unwanted) -> list[Row]:
+        connection = read(self._job.database, QUERY_SECONDS, unwanted)
         try:
             cursor = connection.execute(_WEEKS, values)
             names = [column[0] for column in cursor.description]
@@ -95,7 +96,7 @@ def newest(rows: Sequence[Row], page: Page) -> list[Row]:
     return sorted(rows, key=lambda row: (row[time], row["id"]), reverse=True)[: page.limit]
 
 
-def recent(job: Job, page: Page) -> tuple[list[Row], list[str]]:
+def recent(job: Job, page: Page, unwanted: Unwanted = lambda: False) -> tuple[list[Row], list[str]]:
     """Give what the database holds, and the archive's files that may hold more; both of one moment."""
     table = TABLES[page.source]
     conditions = [f"{table.time} >= ?", f"{table.time} < ?", *(f"{name} = ?" for name in page.where)]
@@ -108,7 +109,7 @@ def recent(job: Job, page: Page) -> tuple[list[Row], list[str]]:
         f"SELECT {', '.join(names)} FROM {page.source} WHERE {' AND '.join(conditions)} "
         f"ORDER BY {table.time} DESC, id DESC LIMIT ?"
     )
-    connection = read(job.database, QUERY_SECONDS)
+    connection = read(job.database, QUERY_SECONDS, unwanted)
     try:
         connection.execute("BEGIN")
         rows = [dict(zip(names, row, strict=True)) for row in connection.execute(query, (*given, page.limit))]
