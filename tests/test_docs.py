@@ -1,4 +1,4 @@
-"""The generated documents say what is declared, all of it, and going stale does not go unnoticed."""
+"""The generated documents say what is declared, all of it, and going stale does not go unnoticed; all name what exists."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ from gpumon.settings import options
 
 SOURCE = Path(__file__).parents[1] / "src"
 ENVIRONMENT = {"HOME": "/nowhere"}
+ROOT = SOURCE.parent
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += [page for folder in ("docs", "rules", "grafana-dashboards", "helm") for page in (ROOT / folder).rglob("*.md")]
+# What looks like a name of ours and is another's: attributes of OpenTelemetry, variables that Kubernetes or Compose makes.
+OTHERS = {
+    "service.name",
+    "service.version",
+    "GPUMON_PORT",
+    "GPUMON_SERVICE_HOST",
+    "GPUMON_SERVICE_PORT",
+    "GPUMON_ARGUMENTS",
+}
 
 
 @pytest.fixture
@@ -120,3 +132,58 @@ def test_the_example_changes_nothing_as_it_stands_and_uncommented(tmp_path: Path
     assert load(str(file), ENVIRONMENT) == defaults
     for option in options():
         assert re.search(rf"(?m)^{option.key} = ", uncommented)
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def page(request: pytest.FixtureRequest) -> Path:
+    """Give each document that people read."""
+    assert isinstance(request.param, Path)
+    return request.param
+
+
+def anchors(page: Path) -> set[str]:
+    """Give where links may lead within a document, as GitHub makes it of the headings."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
+    headings = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line) for line in re.findall(r"(?m)^#+ (.*)", text))
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}
+
+
+def test_links_lead_to_what_is_there(page: Path) -> None:
+    """Files, folders, pictures and headings."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        file, _, anchor = link.partition("#")
+        if not re.match(r"https?:", link):
+            target = page.parent / file if file else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_programs_and_targets_are_there(page: Path) -> None:
+    """Those that a document has people run, or look at, by their path in the checkout or by `make`."""
+    text = page.read_text()
+    paths = re.findall(r"(?<![\w/.])(?:bench|image|rules|src|tests)/[\w/]+\.py", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^)make ([a-z][a-z0-9-]*)", text, re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_variables_and_settings_exist(page: Path) -> None:
+    """Those of the environment, and `section.key` in backticks; the chart's document has the chart's values as well."""
+    text = page.read_text()
+    known = {option.variable for option in options()} | OTHERS
+    assert set(re.findall(r"\bGPUMON_[A-Z0-9_]*[A-Z0-9]\b", text)) - known == set()
+    sections = "|".join({option.section for option in options()})
+    known = {f"{option.section}.{option.key}" for option in options()} | OTHERS
+    if page.name == "kubernetes.md":
+        known |= {f"service.{value}" for value in ("enabled", "headless", "annotations")}
+    assert set(re.findall(rf"`((?:{sections})\.(?!json)[a-z_0-9]+)(?: = [^`]*)?`", text)) - known == set()
+
+
+def test_metrics_exist(page: Path) -> None:
+    """Every metric that a document names is in the catalogue; `gpumon_alert_…` and the like stand for some of them."""
+    known = {kind.metric(reading) for kind in KINDS for reading in (*kind.readings, *kind.histograms)}
+    known |= {f"{metric}_{part}" for metric in known for part in ("bucket", "sum", "count")}
+    known |= anchors(ROOT / "docs/runbooks.md")  # names of alerts
+    named = re.findall(r"(?<![\w:.])(gpumon_[a-z0-9_]+)(?![…*]|\w)", page.read_text())
+    assert {name for name in named if not name.endswith("_")} - known == set()
