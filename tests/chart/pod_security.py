@@ -1,7 +1,7 @@
 """Kubernetes's restricted pod-security profile (and with it the baseline one), a row per rule.
 
 From the Pod Security Standards' tables. Only for pods on Linux; a real API server holds the chart to the same in
-tests/e2e/test_chart.py, and these rows to what it says.
+tests/e2e/test_kubernetes.py, and these rows to what it says.
 """
 
 from __future__ import annotations
