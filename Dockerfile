@@ -58,6 +58,7 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=15s CMD ["/usr/bin/gpumo
 ENTRYPOINT ["/usr/bin/gpumon"]
 CMD ["run"]
 ARG VERSION=0.1.0
+# The commit, as from: git rev-parse HEAD
 ARG REVISION=""
 LABEL org.opencontainers.image.title="gpumon" \
       org.opencontainers.image.description="Reads this node's NVIDIA GPUs for Prometheus, OpenTelemetry and people" \

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpumon import __version__
 from gpumon.catalog import KINDS
 from gpumon.docs import FILES, GENERATED, configuration, example, metrics
 from gpumon.load import load
@@ -187,3 +188,12 @@ def test_metrics_exist(page: Path) -> None:
     known |= anchors(ROOT / "docs/runbooks.md")  # names of alerts
     named = re.findall(r"(?<![\w:.])(gpumon_[a-z0-9_]+)(?![…*]|\w)", page.read_text())
     assert {name for name in named if not name.endswith("_")} - known == set()
+
+
+def test_versions_are_this_one() -> None:
+    """What documents, Compose files and the image's label call the version is gpumon's."""
+    texts = [path.read_text() for path in (*PAGES, *(ROOT / "examples/compose").glob("*.yaml"))]
+    named = [version for text in texts for version in re.findall(r"\bgpumon:(\d[\w.]*\w)", text)]
+    named += re.findall(r"(?m)^ARG VERSION=(.*)$", (ROOT / "Dockerfile").read_text())
+    assert len(named) > 5
+    assert set(named) == {__version__}
