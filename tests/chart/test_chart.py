@@ -168,6 +168,21 @@ def test_two_releases_do_not_meet(one: tuple[str, str], other: tuple[str, str]) 
             {"securityProfile": "restricted", "extraVolumes": [{"name": "etc", "hostPath": {"path": "/etc"}}]},
             "securityProfile restricted does not allow extraVolumes etc;",
         ),
+        (
+            {
+                "securityProfile": "restricted",
+                "podSecurityContext": {"runAsUser": 0, "runAsNonRoot": False},
+                "securityContext": {
+                    "allowPrivilegeEscalation": True,
+                    "capabilities": {"add": ["NET_BIND_SERVICE", "SYS_PTRACE"]},
+                    "seccompProfile": {"type": "Unconfined"},
+                },
+            },
+            (
+                "does not allow securityContext.allowPrivilegeEscalation, capability SYS_PTRACE, podSecurityContext.runAsUser 0, "
+                "podSecurityContext.runAsNonRoot false, securityContext.seccompProfile Unconfined;"
+            ),
+        ),
         ({"data": {"volume": "claim"}}, "data.volume is claim, so data.claimName must name"),
         ({"api": {"expose": True}}, "api.expose is true, so api.tokenSecret.name must name a Secret"),
         (

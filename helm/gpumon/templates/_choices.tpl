@@ -79,6 +79,13 @@ api: {{ include "gpumon.apiPort" . }}
 {{- if include "gpumon.podNames" . }}{{ $forbidden = append $forbidden "podNames kubelet" }}{{ end }}
 {{- if eq (include "gpumon.dataVolume" .) "hostPath" }}{{ $forbidden = append $forbidden "data.volume hostPath" }}{{ end }}
 {{- if .Values.securityContext.privileged }}{{ $forbidden = append $forbidden "securityContext.privileged" }}{{ end }}
+{{- if .Values.securityContext.allowPrivilegeEscalation }}{{ $forbidden = append $forbidden "securityContext.allowPrivilegeEscalation" }}{{ end }}
+{{- range without ((.Values.securityContext.capabilities).add | default list) "NET_BIND_SERVICE" }}{{ $forbidden = append $forbidden (printf "capability %s" .) }}{{ end }}
+{{- range $name, $context := dict "podSecurityContext" .Values.podSecurityContext "securityContext" .Values.securityContext }}
+{{- if eq (toString (get $context "runAsUser")) "0" }}{{ $forbidden = append $forbidden (printf "%s.runAsUser 0" $name) }}{{ end }}
+{{- if eq (toString (get $context "runAsNonRoot")) "false" }}{{ $forbidden = append $forbidden (printf "%s.runAsNonRoot false" $name) }}{{ end }}
+{{- if eq (toString ($context.seccompProfile).type) "Unconfined" }}{{ $forbidden = append $forbidden (printf "%s.seccompProfile Unconfined" $name) }}{{ end }}
+{{- end }}
 {{- if .Values.kernelLog }}{{ $forbidden = append $forbidden "kernelLog" }}{{ end }}
 {{- if .Values.migMonitor }}{{ $forbidden = append $forbidden "migMonitor" }}{{ end }}
 {{- if .Values.hostNetwork }}{{ $forbidden = append $forbidden "hostNetwork" }}{{ end }}
