@@ -77,6 +77,7 @@ install-systemd:  ## install gpumon as a service (as root; DESTDIR for packages)
 	@$(SYSTEM_PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpumon needs Python 3.11 or newer with venv (Debian: python3-venv). Set SYSTEM_PYTHON=…" >&2; exit 1; }
 	$(SYSTEM_PYTHON) -m venv --clear $(OPT)
 	$(OPT)/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 --require-hashes -r requirements.lock
+	rm -rf build  # setuptools would install from it what an earlier version had
 	$(OPT)/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 --no-deps .
 	sed -i '1s|^#!.*|#!/opt/gpumon/bin/python|' $(OPT)/bin/gpumon
 	install -D -m 644 examples/systemd/gpumon.service $(UNIT)
