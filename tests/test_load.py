@@ -266,6 +266,17 @@ def test_a_wrong_variable_is_refused_by_one_sentence(name: str, value: str, said
         assert words in sentence
 
 
+@pytest.mark.parametrize("option", [option for option in OPTIONS.values() if option.secret], ids=lambda o: o.name)
+def test_a_secret_is_not_told_even_where_it_is_wrong(option: Option, home: Path) -> None:
+    """What stops the start ends up in logs that more people read than settings."""
+    config = write(home / "c.toml", f"[{option.section}]\n{option.key} = 4711081547110815")
+    sentence = refusal(config, {})
+    assert option.name in sentence
+    assert "4711" not in sentence
+    if option.form != "text":
+        assert "hunter2" not in refusal(None, {"HOME": str(home), option.variable: "htp://me:hunter2@host"})
+
+
 def test_a_file_that_cannot_be_read_is_refused(home: Path) -> None:
     """A named file must exist; a default file that is there must be readable."""
     assert "No such file" in refusal(str(home / "none.toml"), {})

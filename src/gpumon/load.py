@@ -242,7 +242,8 @@ def _environment_layer(environ: Mapping[str, str], known: Known, origins: Origin
 def _accept(option: Option, value: object, origin: str) -> Value:
     accepted = accept(option, value)
     if accepted is None:
-        raise SettingsError(f"{option.name} is {show(value)} ({origin}); allowed is {option.allowed}.")
+        shown = "nothing that is allowed" if option.secret else show(value)
+        raise SettingsError(f"{option.name} is {shown} ({origin}); allowed is {option.allowed}.")
     return accepted
 
 

@@ -41,12 +41,14 @@ def option(
     choices: tuple[str, ...] = (),
     form: str = "text",
     reserved: bool = False,
+    secret: bool = False,
 ) -> V:
     """Declare one option of a section, with everything about it.
 
     The default gives the type; a text whose default is not empty may not be set empty.
     `form` is what a text is, a key of FORMS; in a path, `~` is expanded when settings are read.
     `reserved` marks a key whose name is fixed but which does nothing yet.
+    `secret` marks a value that may be a secret or hold one, and is told to nobody, even where it is wrong.
     """
     facts = {
         "help": help,
@@ -55,6 +57,7 @@ def option(
         "choices": choices,
         "form": form,
         "reserved": reserved,
+        "secret": secret,
     }
     return field(default=default, metadata=facts)
 
@@ -274,7 +277,7 @@ class Api:
         form="address",
     )
     port: int = option(8010, "Port of the API and the page.", minimum=1, maximum=65535)
-    token: str = option("", "Bearer token that requests to /api/ must carry; empty asks for none.")
+    token: str = option("", "Bearer token that requests to /api/ must carry; empty asks for none.", secret=True)
     token_file: str = option("", "File whose first line is the token, as a mounted secret has it.", form="path")
     allowed_origins: str = option(
         "",
@@ -319,14 +322,17 @@ class Alerts:
         False, "Show alerts on the desktop of the user who runs gpumon, by D-Bus."
     )
     webhook_url: str = option(
-        "", "URL to which beginnings and ends of alerts are posted, in the form of Alertmanager's webhooks.", form="url"
+        "",
+        "URL to which beginnings and ends of alerts are posted, in the form of Alertmanager's webhooks.",
+        form="url",
+        secret=True,
     )
     webhook_headers: str = option(
-        "", "Headers for webhook_url, as in X-Api-Key=secret,X-Team=ml; values may be percent-encoded."
+        "", "Headers for webhook_url, as in X-Api-Key=secret,X-Team=ml; values may be percent-encoded.", secret=True
     )
     webhook_bearer_token_file: str = option("", "File with a bearer token for webhook_url.", form="path")
     alertmanager_urls: str = option(
-        "", "Base URLs of Alertmanagers, separated by spaces; each gets every alert.", form="urls"
+        "", "Base URLs of Alertmanagers, separated by spaces; each gets every alert.", form="urls", secret=True
     )
     alertmanager_bearer_token_file: str = option("", "File with a bearer token for alertmanager_urls.", form="path")
     resend_secs: float = option(
@@ -373,6 +379,7 @@ class Option:
     choices: tuple[str, ...]
     form: str
     reserved: bool
+    secret: bool
 
     @property
     def name(self) -> str:
