@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
+import pytest
 from tests.export.alerts_made import entity
 
-from gpumon.catalog import ALERT, GPU, GPU_PROCESS, LLM_SERVER, Entity, Snapshot
+from gpumon.catalog import ALERT, GPU, GPU_PROCESS, LLM_SERVER, LLM_TRAFFIC, Entity, Snapshot
 from gpumon.catalog.storage import STORAGE_TABLE
 from gpumon.export import alerts_rule
 from gpumon.export.alerts_rule import Past, Rule
@@ -136,6 +138,24 @@ def test_what_is_remembered_of_things_has_a_bound() -> None:
         pids = range(500 * tick, 500 * tick + 500)
         run(watch, tuple(entity(GPU_PROCESS, {"pid": str(pid)}, cpu_seconds_total=1.0) for pid in pids), began=2 * tick)
     assert len(watched._past._known) <= alerts_rule.MOST_KNOWN + 500
+
+
+def test_what_is_looked_for_when_it_is_missing_has_a_bound() -> None:
+    """What comes and goes is not remembered without one either, and what was left out is counted."""
+    watch = Watch([rule(metric="gpumon_gpu_process_cpu_seconds_total", absent=True, for_secs=3600)])
+    pids = range(alerts_rule.MOST_KNOWN + 3)
+    run(watch, tuple(entity(GPU_PROCESS, {"pid": str(pid)}, cpu_seconds_total=1.0) for pid in pids))
+    assert len(watch._watched[0]._known) == alerts_rule.MOST_KNOWN
+    assert watch.left_out == 3
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("condition", [{"above": 0.9}, {"above": 0.9, "mean_secs": 60}, {"below": 0.1}])
+def test_what_is_not_finite_is_no_reading(value: float, condition: dict[str, object]) -> None:
+    """A model server may say anything; JSON has no word for it, so its event could not be told by the API."""
+    watch = Watch([rule(metric="gpumon_llm_kv_cache_usage_ratio", **condition)])
+    odd, plain = (entity(LLM_TRAFFIC, kv_cache_usage_ratio=number) for number in (value, 0.5))
+    assert run(watch, (plain,), (odd,), (odd,), (plain,), (plain,)) == []
 
 
 def test_a_window_is_true_however_often_it_is_added_to() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from gpumon.catalog import AGE, ALERT, Entity, EntityKind, Snapshot
 from gpumon.catalog.alert import Alert, Guard, Look
-from gpumon.export.alerts_rule import Labels, Past, Rule, matches, reader
+from gpumon.export.alerts_rule import MOST_KNOWN, Labels, Past, Rule, matches, reader
 
 # What is not known changes nothing for so long; then an alert ends that nobody can confirm any more. A device that was
 # re-initialised, or a reading that is made every 30 s, is back by then.
@@ -117,13 +118,16 @@ class Watched:
         now, read, past, states = snapshot.monotonic, self._read, self._past, self.states
         for entity in [_sum(entities)] if self.alert.together and entities else entities:
             value = read(entity.values)
-            if value is None:
+            if value is None or not -inf < value < inf:  # what is not finite was no reading
                 continue
             labels = entity.labels
             if past is not None:
                 value = past.take(labels, value, now)
             if self.alert.absent:
-                self._known[labels] = now
+                if labels in self._known or len(self._known) < MOST_KNOWN:
+                    self._known[labels] = now
+                else:
+                    turn.left_out += 1
                 excess = 0.0
             else:
                 excess = self._sign * (value - (self._threshold(labels) if self._models else self._rule.threshold))
