@@ -46,6 +46,7 @@ class Daemon:
     web_config: WebConfig | None = None
     hub: Hub = field(default_factory=Hub)
     started: float = field(default_factory=time.time)
+    started_monotonic: float = field(default_factory=time.monotonic)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     sources: list[Source] = field(default_factory=list)  # read beside each other

@@ -18,7 +18,7 @@ def trouble(daemon: Daemon) -> str | None:
     if hung > settings.gpu.hung_limit_secs:
         return f"a GPU driver call has not returned for {hung:.0f} s"
     snapshot = daemon.hub.latest
-    since = time.monotonic() - snapshot.monotonic if snapshot is not None else time.time() - daemon.started
+    since = time.monotonic() - (daemon.started_monotonic if snapshot is None else snapshot.monotonic)
     if since > max(DEAD_TICKS * settings.service.poll_interval_secs, DEAD_SECONDS):
         return f"no snapshot for {since:.0f} s"
     return None
