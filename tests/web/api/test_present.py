@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 from tests.snapshots import node
+from tests.web.api.serving import filled
 from tests.web.api.test_server import asked, told
 
 from gpumon.catalog import GPU_HEALTH
 from gpumon.gpuprocess import GpuProcess
+from gpumon.hub import Hub
 from gpumon.process.container import NOWHERE, Container
 from gpumon.process.tracked import ProcessRecord
 from gpumon.web.api.present import FIELDS, processes
@@ -88,6 +90,20 @@ def test_a_gpu_that_is_not_known_any_more_has_no_index() -> None:
     (row,) = processes([process(7, ("GPU-gone", GpuProcess(7, "C", 10)))], SNAPSHOT)["processes"]  # type: ignore[misc]
     assert "gpu_id" not in row
     assert row["gpu_uuid"] == "GPU-gone"
+
+
+def test_processes_of_a_while_ago_are_not_told_as_those_of_now() -> None:
+    """Nor are there none before the first look: both are not known."""
+    hub = filled(SNAPSHOT)
+    assert hub.latest is not None
+    late = hub.latest.monotonic + 60.0
+    options = {"processes": tuple, "clock": lambda: late}
+    answers = [asked("/api/processes", hub=each, options=options) for each in (hub, Hub())]
+    assert [answer.status for answer in answers] == [503, 503]
+    assert [told(answer)["error"].partition(",")[0] for answer in answers] == [
+        "sampling has stopped",
+        "there are no readings yet: the first come with the first tick",
+    ]
 
 
 def test_processes_that_are_not_read_are_said_not_to_be() -> None:

@@ -65,7 +65,7 @@ ENDPOINTS = (
         path="/api/processes",
         summary="The processes on the GPUs",
         help="One row per process and GPU, as of the newest snapshot. Command lines only with processes.command_lines.",
-        unavailable="processes are not read",
+        unavailable="processes are not read, there are no readings yet, or sampling has stopped",
     ),
     Endpoint(
         path="/api/events",

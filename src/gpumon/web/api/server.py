@@ -177,6 +177,8 @@ class ApiServer:
     async def _list_processes(self, _: BaseRequest, __: object) -> Content:
         if self._processes is None:
             raise UnavailableError("processes are not read: processes.enabled is false, or the GPUs are replayed")
+        if self._snapshots.state[1]:  # stale, as with /metrics: what was so a while ago is not told as what is
+            raise UnavailableError("sampling has stopped, so the processes on the GPUs are not known")
         return document(processes(self._processes(), self._hub.latest))
 
     async def _historical(self, _: BaseRequest, query: HistoryQuery) -> Content:
