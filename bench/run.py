@@ -1,7 +1,7 @@
 """Measures gpumon and its peers over the C library in one run; prints a table and writes bench/results.json.
 
-    python bench/run.py            about ten minutes
-    python bench/run.py --quick    about one, with figures to match
+    python bench/run.py            twelve minutes
+    python bench/run.py --quick    three, with figures to match
 
 Nothing here needs a GPU; what a real driver's calls cost comes on top, for every exporter alike.
 """
