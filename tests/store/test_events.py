@@ -153,3 +153,20 @@ def test_what_an_ended_gpumon_left_open_is_closed_once_by_the_next(tmp_path: Pat
     assert begun_anew[1] == "alert_start"
     third = told(tmp_path, Event(timestamp=START + 90, kind="device_back", message="GPU 0 answers again"))
     assert [row[1] for row in third[5:]] == ["alert_end", "device_back"]
+
+
+def test_how_long_something_took_does_not_follow_the_clock_on_the_wall() -> None:
+    """It may be set back by an hour meanwhile; when things happened is told by it all the same."""
+    episode = next(each for each in EPISODES if each.kind is GPU)
+    watch, busy, rest = Watch(), gpu(**{episode.column: 1.0}), episode.rest_seconds
+    (start,) = watch.events(of(0, health(0), busy))[1:]
+    back = [
+        Snapshot(START + seconds - 3600, seconds, int(seconds), (health(1), entity))
+        for seconds, entity in ((10.0, busy), (10.0 + rest, gpu()))
+    ]
+    (answers,) = watch.events(back[0])
+    (end,) = watch.events(back[1])
+    assert answers.message.endswith("answers again after 10 s")
+    assert (start.kind, end.kind) == (f"{episode.event}_start", f"{episode.event}_end")
+    assert end.message.endswith("over after 10 s")
+    assert end.timestamp == START + 10 + rest - 3600

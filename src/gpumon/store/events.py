@@ -14,7 +14,7 @@ Facts = dict[str, object]
 
 
 class _Running:
-    """An episode that goes on: when it began, and when its column was last not 0."""
+    """An episode that goes on: when it began, and when its column was last not 0, by the monotonic clock."""
 
     __slots__ = ("began", "seen")
 
@@ -40,7 +40,7 @@ class Watch:
             for rule in _CHANGES.get(entity.kind, ()):
                 found.extend(self._change(rule, entity, snapshot))
             for episode in _EPISODES.get(entity.kind, ()):
-                found.extend(self._episode(episode, entity, snapshot.time))
+                found.extend(self._episode(episode, entity, snapshot))
         self._started = True
         self._incidents.remember(snapshot)
         return found
@@ -71,11 +71,11 @@ class Watch:
             detail["meaning"] = explained.meaning
         message += f": {reason}" if reason else ""
         if rule.since and (rule.since, entity.labels) in self._times:
-            seconds = round(snapshot.time - self._times[rule.since, entity.labels], 3)
+            seconds = round(snapshot.monotonic - self._times[rule.since, entity.labels], 3)
             message += f" after {seconds:.0f} s"
             detail["seconds"] = seconds
         if rule.event in _SINCE:
-            self._times[rule.event, entity.labels] = snapshot.time
+            self._times[rule.event, entity.labels] = snapshot.monotonic
         if rule.fault:
             words, facts = self._incidents.around(labels["gpu_uuid"], snapshot.time)
             message += words
@@ -85,22 +85,22 @@ class Watch:
             self._incidents.fault(event)
         yield event
 
-    def _episode(self, rule: Episode, entity: Entity, time: float) -> Iterator[Event]:
+    def _episode(self, rule: Episode, entity: Entity, snapshot: Snapshot) -> Iterator[Event]:
         key = (rule, entity.labels)
         running = self._running.get(key)
-        labels = _labels(entity)
+        labels, now = _labels(entity), snapshot.monotonic
         if entity[rule.column]:
             if running is None:
-                running = self._running[key] = _Running(time)
+                running = self._running[key] = _Running(now)
                 words, facts = self._incidents.readings(entity)
                 message = rule.message.format(**labels) + words
-                yield _event(f"{rule.event}_start", message, time, labels, facts, rule.advice)
-            running.seen = time
-        elif running is not None and time - running.seen >= rule.rest_seconds:
+                yield _event(f"{rule.event}_start", message, snapshot.time, labels, facts, rule.advice)
+            running.seen = now
+        elif running is not None and now - running.seen >= rule.rest_seconds:
             del self._running[key]
             seconds = round(running.seen - running.began, 3)
             message = f"{rule.message.format(**labels)}: over after {seconds:.0f} s"
-            yield _event(f"{rule.event}_end", message, time, labels, {"seconds": seconds})
+            yield _event(f"{rule.event}_end", message, snapshot.time, labels, {"seconds": seconds})
 
 
 # The events whose time is kept, because another is told with how long ago it was.

@@ -103,7 +103,7 @@ class Incidents:
         if known is None:
             return "", {}
         words, values = _told(known.gpu)
-        seconds = round(time - known.time, 1)
+        seconds = max(0.0, round(time - known.time, 1))  # the clock on the wall may have been set back
         facts: dict[str, object] = {"readings_before": values, "readings_seconds_before": seconds}
         return (f"; {seconds:g} s before {words}" if words else ""), facts
 
