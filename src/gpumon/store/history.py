@@ -60,13 +60,13 @@ def check_size(parts: int, question: Question) -> None:
 class Reader:
     """Answers questions about the past; never keeps the loop waiting. One query and one child process at a time.
 
-    Who asks for what only the database has does not wait for a child.
+    Who asks for what only the database has does not wait for a child. `children` is for those who share one.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, children: asyncio.Semaphore | None = None) -> None:
         self._job = job
         self._queries = asyncio.Semaphore(1)
-        self._children = asyncio.Semaphore(1)
+        self._children = children or asyncio.Semaphore(1)
 
     async def history(
         self,

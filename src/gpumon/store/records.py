@@ -49,12 +49,15 @@ class Page:
 
 
 class Records:
-    """Reads records; never keeps the loop waiting. One query and one child process at a time, as in history."""
+    """Reads records; never keeps the loop waiting. One query and one child process at a time, as in history.
 
-    def __init__(self, job: Job) -> None:
+    `children` is for those who share one.
+    """
+
+    def __init__(self, job: Job, children: asyncio.Semaphore | None = None) -> None:
         self._job = job
         self._queries = asyncio.Semaphore(1)
-        self._children = asyncio.Semaphore(1)
+        self._children = children or asyncio.Semaphore(1)
 
     async def page(self, page: Page) -> list[Row]:
         """Give rows, newest first. Raises sqlite3.Error where there is no database, ChildError for the archive."""

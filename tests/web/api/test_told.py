@@ -13,10 +13,13 @@ from tests.store.nodes import START
 from tests.web.api.serving import history, records, serving
 from tests.web.serving import ask
 
+from gpumon.catalog import GPU
 from gpumon.catalog.records import Event
 from gpumon.store.archive import run as archive
+from gpumon.store.history import Reader
 from gpumon.store.job import Job
-from gpumon.store.schema import DAY, HOUR
+from gpumon.store.records import Page, Records
+from gpumon.store.schema import DAY, HOUR, text_of
 from gpumon.web.api.times import iso
 
 
@@ -97,6 +100,28 @@ def test_pages_go_on_into_the_archive(archived: Path) -> None:
     connection.close()
     assert 0 < left < 10
     assert _paged(archived, "/api/process-events", "events", 6) == _times()
+
+
+def test_readings_and_records_share_one_child(archived: Path) -> None:
+    """Each takes more memory than the daemon, in the same container: two beside the archive's pass its limit."""
+    job = Job(data_dir=str(archived), archive_dir=str(archived / "archive"))
+    page = Page(source="process_events", start=text_of(START), end=text_of(START + DAY), limit=100, where={})
+
+    async def run() -> None:
+        child = asyncio.Semaphore(0)  # one that is at work
+        asking = [
+            asyncio.create_task(Records(job, child).page(page)),
+            asyncio.create_task(Reader(job, child).history(GPU, ["power"], START, START + HOUR)),
+        ]
+        async with asyncio.timeout(20):
+            while len(child._waiters or ()) < len(asking):
+                await asyncio.sleep(0.01)
+        assert not any(each.done() for each in asking)
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    asyncio.run(run())
 
 
 def _paged(folder: Path, path: str, name: str, limit: int) -> list[str]:

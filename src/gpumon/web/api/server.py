@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -80,8 +81,9 @@ class ApiServer:
             from gpumon.store.records import Records
 
             job, longest = Job.of(settings), settings.api.max_range_days
-            self._past = Past(Reader(job), longest, interval)
-            self._told = Told(Records(job), longest)
+            children = asyncio.Semaphore(1)  # for both: a child takes 75 MB before it has read anything
+            self._past = Past(Reader(job, children), longest, interval)
+            self._told = Told(Records(job, children), longest)
         most = settings.api.max_connections
         self._logger = structlog.get_logger()
         self._listener = Listener(self._respond, self._logger, fault=_fault, most_connections=most)
