@@ -75,6 +75,20 @@ def test_a_time_of_which_nothing_is_known_is_a_gap(seen: Visit) -> None:
     assert lines == [[0, 2, 4, 12, 14, 40, 42], [[1, 1, 1, 1, None, 2, 2]]]
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_live_lines(seen: Visit) -> None:
+    """The header says Live, so lines must not stand still for as long as the clock went back."""
+    times = seen.page.evaluate(
+        """async () => {
+            const { Live } = await import("/static/live.js");
+            const live = new Live();
+            const add = (time) => live.add({ time, stale: false, gpus: [{ id: "0", gpu: { power: time } }] });
+            [5000, 5002, 5002, 1404, 1406].forEach(add);
+            return live.of("0").times;
+        }"""
+    )
+    assert times == [1404, 1406]
+
+
 def test_the_past_is_put_before_what_was_seen_whatever_comes_first(seen: Visit) -> None:
     """The store answers when it does: no time stands twice, and all rise."""
     script = """async ([order, now]) => {

@@ -31,10 +31,12 @@ export class Live {
     this.#interval = seconds;
   }
 
-  /** Add a snapshot; one that is not newer adds nothing. */
+  /** Add a snapshot; one that is not newer adds nothing, unless the clock was set back. */
   add(node) {
     if (node.stale) return;
     for (const { id, gpu } of node.gpus) {
+      // A clock that was set back: what was seen before cannot be drawn on the same axis.
+      if (node.time < this.of(id).times.at(-1) - GAP_TICKS * this.#interval) this.#gpus.delete(id);
       const series = this.of(id);
       const last = series.times.at(-1);
       if (last !== undefined && node.time <= last) continue;
