@@ -245,6 +245,29 @@ def test_without_file_descriptors_the_port_waits_for_better_times() -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_that_does_not_end_holds_the_end_up_for_a_second() -> None:
+    """SIGTERM ends the service within 3 s, and others have to end as well."""
+
+    async def scenario() -> float:
+        begun = asyncio.Event()
+
+        async def endless(_: BaseRequest) -> Response:
+            begun.set()
+            await asyncio.Event().wait()
+            return Response()
+
+        listener = Listener(endless, structlog.get_logger())
+        port = await listener.start("127.0.0.1", 0, "address", "port")
+        asking = asyncio.create_task(say(port, ASK))
+        await begun.wait()
+        started = time.monotonic()
+        await listener.stop()
+        assert await asking == b""
+        return time.monotonic() - started
+
+    assert asyncio.run(scenario()) < 1.8
+
+
 async def until_empty(listener: Listener) -> None:
     """Wait until all connections have ended, which the kernel and the loop tell in their own time."""
     async with asyncio.timeout(5):

@@ -197,7 +197,7 @@ class Listener:
             task.cancel()
         await asyncio.gather(*self._greetings, return_exceptions=True)
         self._server.pre_shutdown()  # closes those that idle, which would be waited for
-        await self._server.shutdown(timeout=1.0)
+        await self._server.shutdown(timeout=0.5)  # aiohttp waits for that long twice before it cancels
         for connection in self.connections:
             connection.drop()
 
