@@ -140,3 +140,15 @@ def test_an_error_can_be_read_by_a_listed_site() -> None:
     settings: dict[str, Any] = {"allowed_origins": SITE, "token": TOKEN}
     for path in ("/api/info", "/api/none"):
         assert asked(path, headers={"Origin": SITE}, **settings).headers["Access-Control-Allow-Origin"] == SITE
+
+
+def test_images_and_scripts_of_other_sites_are_refused_and_links_are_not() -> None:
+    """They name no origin; a browser says where they come from all the same. Following a link is a person's own doing."""
+    for site, mode, status in (
+        ("cross-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ):
+        answer = asked("/api/info", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode})
+        assert answer.status == status, (site, mode)

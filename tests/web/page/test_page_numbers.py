@@ -96,6 +96,17 @@ def test_mig_instances_are_shown(browser: Browser, node: tuple[str, Gpumon]) -> 
             assert not seen.page.is_visible("#migs")
 
 
+# The charts are made anew for another range; so many frames later they are those that stay.
+DRAWN = """() => new Promise((done) => {
+  const look = (left) => {
+    const box = document.querySelector(".chart .u-over")?.getBoundingClientRect();
+    if (box?.width && !left) done(true);
+    else requestAnimationFrame(() => look(box?.width ? left - 1 : 10));
+  };
+  look(10);
+})"""
+
+
 def test_history_can_be_asked_for_and_zoomed_into(browser: Browser, node: tuple[str, Gpumon]) -> None:
     """A range takes its readings from the store, a drag picks a part of it, Reset goes back."""
     profile, running = node
@@ -103,8 +114,8 @@ def test_history_can_be_asked_for_and_zoomed_into(browser: Browser, node: tuple[
         with seen.page.expect_response(lambda answer: "/api/chart" in answer.url and "hours=6" in answer.url) as answer:
             seen.page.get_by_text("6 h", exact=True).click()
         assert answer.value.ok
-        plot = seen.page.locator(".chart .u-over").first
-        place = plot.bounding_box()
+        seen.page.wait_for_function(DRAWN)
+        place = seen.page.locator(".chart .u-over").first.bounding_box()
         assert place is not None
         x, y = place["x"], place["y"] + 20
         with seen.page.expect_response(lambda answer: "/api/chart" in answer.url and "start=" in answer.url) as zoomed:

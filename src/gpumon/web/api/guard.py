@@ -51,6 +51,9 @@ class Guard:
         origin = request.headers.get("Origin")
         if origin is not None and not self._is_own(origin, host) and not self._is_listed(origin):
             return error(403, f"Origin {_shown(origin)} is another site: add it to api.allowed_origins")
+        # An image or a script of another site's page names no origin; it could not be read, but would keep us at work.
+        if origin is None and _fetched_by_another_site(request):
+            return error(403, "a page of another site asks: add its origin to api.allowed_origins, and ask by CORS")
         return None
 
     def refuse_stranger(self, request: BaseRequest) -> Response | None:
@@ -78,6 +81,12 @@ class Guard:
 
     def _is_listed(self, origin: str) -> bool:
         return origin.lower() in self._origins
+
+
+def _fetched_by_another_site(request: BaseRequest) -> bool:
+    """Say whether a browser says so; not of a link that somebody follows, which shows the answer to that person."""
+    sent = request.headers
+    return sent.get("Sec-Fetch-Site") == "cross-site" and sent.get("Sec-Fetch-Mode") != "navigate"
 
 
 def token(settings: Api) -> str:
