@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from math import fsum
 
 from gpumon.catalog import GPU, GPU_INFO, GPU_POD, GPU_XID, MIG, MIG_INFO, Entity, EntityKind, Snapshot
 from gpumon.catalog.dcgm import Family, table
@@ -102,7 +103,7 @@ class Dcgm:
             for column in family.columns
             if (value := self._reading(family, entity, column)) is not None
         ]
-        return self._scaled(family, sum(known)) if known else None
+        return self._scaled(family, fsum(known)) if known else None  # as exact as Python 3.12's sum, in every version
 
     def _reading(self, family: Family, entity: Entity, column: str) -> float | None:
         return self._rates.get((family.kind.name, entity.labels, column)) if family.rate else entity[column]
