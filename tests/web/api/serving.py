@@ -62,7 +62,9 @@ def serving_apart(data_dir: Path | None = None, **api: Any) -> Iterator[str]:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         stopping.append(lambda: loop.call_soon_threadsafe(stop.set) and None)
-        async with serving(data_dir=data_dir, options={"processes": lambda: ()}, **api) as server:
+        hub, now = filled(), time.monotonic()  # for the snapshot to stay new, time stands still
+        options = {"processes": lambda: (), "clock": lambda: now}
+        async with serving(hub, data_dir, options=options, **api) as server:
             started.append(f"http://127.0.0.1:{server.port}")
             ready.set()
             await stop.wait()
