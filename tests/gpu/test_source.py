@@ -48,8 +48,10 @@ def test_every_gpu_of_a_healthy_node_is_read(profile: str) -> None:
 
 def test_a_device_that_hangs_holds_nobody_up_and_is_not_asked_again() -> None:
     """The others stay fresh, the hung one is said to be, is left alone until its call returns, and is then back."""
-    with Node("h100x8", interval=0.4) as node, capture_logs() as logs:
-        node.tick()
+    with Node("h100x8", interval=1.0) as node, capture_logs() as logs:
+        while not all(up(node.tick()).values()):
+            pass  # a busy machine may not open all of them within the first tick
+        logs.clear()
         release = node.library.hang(3)
         try:
             for _ in range(3):
@@ -60,7 +62,7 @@ def test_a_device_that_hangs_holds_nobody_up_and_is_not_asked_again() -> None:
                 assert set(gpus(snapshot)) == {0, 1, 2, 4, 5, 6, 7}
                 assert not success(snapshot)
             # The call has been under way since the first of these ticks.
-            assert node.source.hung_seconds() == pytest.approx(3 * 0.4)
+            assert node.source.hung_seconds() == pytest.approx(3 * 1.0)
         finally:
             release()
         while not all(up(node.tick()).values()):
@@ -86,8 +88,9 @@ def test_several_hung_devices_cost_a_turn_each_and_no_more() -> None:
 
 def test_a_hung_device_keeps_the_driver_from_being_released_and_says_so() -> None:
     """A release that cannot be had is refused with the GPU that stands in the way."""
-    with Node("h100x2", interval=0.4) as node, capture_logs():
-        node.tick()
+    with Node("h100x2", interval=1.0) as node, capture_logs():
+        while not all(up(node.tick()).values()):
+            pass
         release = node.library.hang(1)
         try:
             node.tick()
