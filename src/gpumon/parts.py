@@ -10,7 +10,7 @@ import asyncio
 import os
 import platform
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,22 @@ STOP_SECONDS = 2.0
 
 
 @asynccontextmanager
+async def _ended_beside_the_rest(daemon: Daemon, end: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Begin to end a part as soon as the daemon is to stop: who does not answer it takes most of the time there is."""
+
+    async def flush() -> None:
+        await daemon.stop.wait()
+        await end()
+
+    flushing = asyncio.create_task(flush())
+    try:
+        yield
+    finally:
+        daemon.stop.set()
+        await flushing
+
+
+@asynccontextmanager
 async def telling(daemon: Daemon) -> AsyncIterator[None]:
     """Send readings by OTLP, where there is somewhere to send them to."""
     from gpumon.export import otlp
@@ -63,18 +79,8 @@ async def telling(daemon: Daemon) -> AsyncIterator[None]:
         return
     daemon.recorder = recorder  # without an export nobody would drain it
     daemon.own.append(export.entities)
-
-    async def flush() -> None:
-        await daemon.stop.wait()
-        await asyncio.to_thread(export.stop)
-
-    # Beside the rest of the end, because a collector that does not answer takes most of the time there is.
-    flushing = asyncio.create_task(flush())
-    try:
+    async with _ended_beside_the_rest(daemon, lambda: asyncio.to_thread(export.stop)):
         yield
-    finally:
-        daemon.stop.set()
-        await flushing
 
 
 @asynccontextmanager
@@ -92,17 +98,8 @@ async def alerts(daemon: Daemon) -> AsyncIterator[None]:
     watch = make(daemon.settings, daemon.hub, environ=os.environ, logger=daemon.logger, record=record)
     daemon.own.append(watch.entities)
     watch.start()
-
-    async def flush() -> None:
-        await daemon.stop.wait()
-        await watch.stop()
-
-    flushing = asyncio.create_task(flush())  # beside the rest of the end, as with OTLP
-    try:
+    async with _ended_beside_the_rest(daemon, watch.stop):
         yield
-    finally:
-        daemon.stop.set()
-        await flushing
 
 
 @asynccontextmanager
