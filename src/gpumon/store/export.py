@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from gpumon.store.both import count, rows_of
 from gpumon.store.database import read
-from gpumon.store.job import Job, locked
+from gpumon.store.job import Job, reading
 from gpumon.store.parquet import ZSTD_LEVEL, Place, encodings, schema_of
 from gpumon.store.schema import TABLES, Table, text_of
 
@@ -102,10 +102,7 @@ def export(
     first, last = text_of(start), text_of(end)
     written = 0
     with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(job.readers_lock, shared=True, wait=True))
-        except OSError:
-            pass  # a directory that cannot be written: no archive runs there
+        stack.enter_context(reading(job))
         connection = read(job.database)
         stack.callback(connection.close)
         connection.execute("BEGIN")

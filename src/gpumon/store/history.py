@@ -14,7 +14,7 @@ from gpumon.store import ledger
 from gpumon.store.buckets import MOST_POINTS, History, Part, assemble, width_of
 from gpumon.store.child import run_child
 from gpumon.store.database import read
-from gpumon.store.job import Job, locked
+from gpumon.store.job import Job, reading
 from gpumon.store.query import Unwanted, on_thread
 from gpumon.store.schema import KIND_TABLES, SPAN, KindTable, Value, seconds_of, text_of
 
@@ -96,10 +96,7 @@ class Reader:
 
     def _recent(self, question: Question, stack: ExitStack, unwanted: Unwanted) -> tuple[list[str], list[Part]]:
         """Ask the database, having seen to it that no file it names is deleted before it is read."""
-        try:
-            stack.enter_context(locked(self._job.readers_lock, shared=True, wait=True))
-        except OSError:
-            pass  # a directory that cannot be written: no archive runs there
+        stack.enter_context(reading(self._job))
         return recent(self._job, question, unwanted)
 
     async def _past(self, files: list[str], question: Question) -> list[Part]:

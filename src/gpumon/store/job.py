@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,3 +85,14 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def reading(job: Job) -> Iterator[None]:
+    """See to it that no file of the archive that the database names is deleted meanwhile."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(job.readers_lock, shared=True, wait=True))
+        except OSError:
+            pass  # a directory that cannot be written: no archive runs there
+        yield

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from gpumon.store import ledger
 from gpumon.store.child import run_child
 from gpumon.store.database import read
-from gpumon.store.job import Job, locked
+from gpumon.store.job import Job, reading
 from gpumon.store.query import Unwanted, on_thread
 from gpumon.store.schema import TABLES, Value
 
@@ -77,10 +77,7 @@ class Records:
 
     def _recent(self, page: Page, stack: ExitStack, unwanted: Unwanted) -> tuple[list[Row], list[str]]:
         """Ask the database, having seen to it that no file it names is deleted before it is read."""
-        try:
-            stack.enter_context(locked(self._job.readers_lock, shared=True, wait=True))
-        except OSError:
-            pass  # a directory that cannot be written: no archive runs there
+        stack.enter_context(reading(self._job))
         return recent(self._job, page, unwanted)
 
     def _weeks(self, values: Sequence[Value], unwanted: Unwanted) -> list[Row]:
